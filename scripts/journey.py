@@ -1,0 +1,330 @@
+"""Drives the unmodified `openstack` and `glance` commands and openstacksdk through one image's whole life; see scripts/journey.
+
+Runs in .venv-clients and uses nothing of Ikon's: what passes here passes for a user's own clients. How each client is pointed at a service
+without Keystone is in `openstack`, `glance` and `sdk` below, and is all that a user needs to know.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import secrets
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+CLIENTS = Path(sys.executable).parent
+
+
+class StepError(Exception):
+    """A step did not do what it should; the text says what was seen."""
+
+
+class Journey:
+    """One image file, one endpoint, and a line on the terminal for each step."""
+
+    def __init__(self, endpoint: str, source: Path, work: Path) -> None:
+        self.endpoint, self.source, self.work = endpoint, source, work
+        data = source.read_bytes()
+        self.size_bytes, self.md5, self.sha512 = len(data), hashlib.md5(data).hexdigest(), hashlib.sha512(data).hexdigest()
+        self.file = ["--disk-format", "qcow2", "--container-format", "bare", "--file", str(source)]
+        # a home of its own: the glance client keeps schemas in ~/.glanceclient, and a clouds.yaml would lead elsewhere
+        self.env = {k: v for k, v in os.environ.items() if not k.startswith("OS_")} | {"HOME": str(work), "no_proxy": "*"}
+        self.failed = 0
+
+    def name(self, client: str) -> str:
+        """One that no image has, whatever an earlier journey left behind."""
+        return f"journey {client} {secrets.token_hex(4)}"
+
+    @contextlib.contextmanager
+    def step(self, title: str) -> Iterator[None]:
+        """Print how the step in this block went. A failure ends the chapter, not the journey."""
+        began = time.monotonic()
+        try:
+            yield
+        except Exception as problem:
+            print(f"FAILED  {title}", flush=True)
+            raise StepError(f"{type(problem).__name__}: {problem}" if not isinstance(problem, StepError) else str(problem)) from problem
+        print(f"ok      {title}  ({time.monotonic() - began:.1f} s)", flush=True)
+
+    def chapter(self, title: str, story: Callable[[], None]) -> None:
+        print(f"\n{title}")
+        try:
+            story()
+        except StepError as problem:
+            self.failed += 1
+            print("\n".join(f"        {line}" for line in str(problem).splitlines()), flush=True)
+
+    def run(self, *command: str) -> str:
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            raise StepError(f"exit status {done.returncode} of: {shlex.join(command)}\n{(done.stdout + done.stderr).strip()[-2000:]}")
+        return done.stdout
+
+    def refused(self, *command: str) -> str:
+        """What a command said that had to fail."""
+        done = subprocess.run(command, env=self.env, capture_output=True, text=True, timeout=120, check=False, stdin=subprocess.DEVNULL)
+        expect(done.returncode != 0, f"this should have failed: {shlex.join(command)}\n{done.stdout}")
+        expect("Traceback" not in done.stderr, f"a crash instead of an answer: {done.stderr[-2000:]}")
+        return done.stdout + done.stderr
+
+    def check_record(self, image: dict[str, Any]) -> None:
+        """An active image's record tells the size and both digests of the file that was sent."""
+        same("status", image["status"], "active")
+        same("size", int(image["size"]), self.size_bytes)
+        same("checksum", image["checksum"], self.md5)
+        same("os_hash_algo", image["os_hash_algo"], "sha512")
+        same("os_hash_value", image["os_hash_value"], self.sha512)
+
+    def check_saved(self, saved: Path) -> None:
+        data = saved.read_bytes()
+        same("bytes saved", len(data), self.size_bytes)
+        same("md5 of the saved file", hashlib.md5(data).hexdigest(), self.md5)
+        same("sha512 of the saved file", hashlib.sha512(data).hexdigest(), self.sha512)
+
+
+def expect(truth: bool, otherwise: str) -> None:
+    if not truth:
+        raise StepError(otherwise)
+
+
+def same(what: str, seen: object, wanted: object) -> None:
+    expect(seen == wanted, f"{what} is {seen!r}, not {wanted!r}")
+
+
+def openstack(journey: Journey) -> None:
+    """`openstack --os-auth-type none --os-endpoint URL image ...`, or OS_AUTH_TYPE=none OS_ENDPOINT=URL in the environment."""
+    client = [str(CLIENTS / "openstack"), "--os-auth-type", "none", "--os-endpoint", journey.endpoint, "image"]
+    step, name, saved = journey.step, journey.name("openstack"), journey.work / "openstack.qcow2"
+
+    def show(image: str) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads(journey.run(*client, "show", "-f", "json", image))
+        record.update(record["properties"])  # where this client folds what it has no name for
+        return record
+
+    with step("openstack image create --disk-format qcow2 --file boot.qcow2 --property os_distro=debian --tag journey"):
+        options = [*journey.file, "--property", "os_distro=debian", "--tag", "journey", "--private"]
+        made = json.loads(journey.run(*client, "create", "-f", "json", *options, name))
+        image = made["id"]
+    with step("openstack image list --name"):
+        listed = json.loads(journey.run(*client, "list", "-f", "json", "--name", name))
+        same("the list", listed, [{"ID": image, "Name": name, "Status": "active"}])
+    with step("openstack image show, by name: size, checksum and os_hash_value are those of the file"):
+        record = show(name)
+        journey.check_record(record)
+        same("os_distro", record["os_distro"], "debian")
+        same("tags", record["tags"], ["journey"])
+    with step("openstack image set --property hw_disk_bus=virtio --min-ram 64 --tag tested"):
+        journey.run(*client, "set", "--property", "hw_disk_bus=virtio", "--min-ram", "64", "--tag", "tested", image)
+        record = show(image)
+        same("hw_disk_bus", record["hw_disk_bus"], "virtio")
+        same("min_ram", record["min_ram"], 64)
+        same("tags", sorted(record["tags"]), ["journey", "tested"])
+    with step("openstack image unset --property hw_disk_bus --tag tested"):
+        journey.run(*client, "unset", "--property", "hw_disk_bus", "--tag", "tested", image)
+        record = show(image)
+        expect("hw_disk_bus" not in record, "hw_disk_bus is still there")
+        same("tags", record["tags"], ["journey"])
+    with step("openstack image save: the same bytes"):
+        journey.run(*client, "save", "--file", str(saved), image)
+        journey.check_saved(saved)
+    with step("openstack image set --deactivate, and --activate again"):
+        journey.run(*client, "set", "--deactivate", image)
+        same("status", show(image)["status"], "deactivated")
+        journey.run(*client, "set", "--activate", image)
+        same("status", show(image)["status"], "active")
+    with step("openstack image delete: then it is gone"):
+        journey.run(*client, "delete", image)
+        expect("No Image found" in journey.refused(*client, "show", image), "show still finds it")
+
+
+def glance(journey: Journey) -> None:
+    """`glance --os-auth-token none --os-image-url URL ...`, or OS_AUTH_TOKEN=none OS_IMAGE_URL=URL; any token does, but there must be one.
+
+    It cannot do `--os-auth-type none`, and an OS_AUTH_TYPE left in the environment for the other clients makes it fail.
+    """
+    client = [str(CLIENTS / "glance"), "--os-auth-token", "none", "--os-image-url", journey.endpoint]
+    step, name, saved = journey.step, journey.name("glance"), journey.work / "glance.qcow2"
+
+    def table(text: str) -> dict[str, str]:
+        return dict(re.findall(r"^\| (\S+) +\| (.*?) +\|$", text, re.MULTILINE))
+
+    def show(image: str) -> dict[str, str]:
+        return table(journey.run(*client, "image-show", "--max-column-width", "200", image))
+
+    with step("glance image-create --disk-format qcow2 --container-format bare --file boot.qcow2 --property os_distro=debian"):
+        text = journey.run(*client, "image-create", "--name", name, *journey.file, "--property", "os_distro=debian")
+        image = table(text)["id"]
+    with step("glance image-list"):
+        expect(image in table(journey.run(*client, "image-list")), "it is not listed")
+    with step("glance image-show: size, checksum and os_hash_value are those of the file"):
+        record = show(image)
+        journey.check_record(record)
+        same("name", record["name"], name)
+        same("os_distro", record["os_distro"], "debian")
+    with step("glance image-update --property hw_disk_bus=virtio --min-ram 64; image-tag-update"):
+        journey.run(*client, "image-update", "--property", "hw_disk_bus=virtio", "--min-ram", "64", image)
+        journey.run(*client, "image-tag-update", image, "tested")
+        record = show(image)
+        same("hw_disk_bus", record["hw_disk_bus"], "virtio")
+        same("min_ram", record["min_ram"], "64")
+        expect("tested" in record["tags"], f"tags are {record['tags']}")
+    with step("glance image-update --remove-property hw_disk_bus; image-tag-delete"):
+        journey.run(*client, "image-update", "--remove-property", "hw_disk_bus", image)
+        journey.run(*client, "image-tag-delete", image, "tested")
+        record = show(image)
+        expect("hw_disk_bus" not in record, "hw_disk_bus is still there")
+        same("tags", record["tags"], "[]")
+    with step("glance image-download: the same bytes"):
+        journey.run(*client, "image-download", "--file", str(saved), image)
+        journey.check_saved(saved)
+    with step("glance image-deactivate and image-reactivate"):
+        journey.run(*client, "image-deactivate", image)
+        same("status", show(image)["status"], "deactivated")
+        journey.run(*client, "image-reactivate", image)
+        same("status", show(image)["status"], "active")
+    with step("glance image-delete: then it is gone"):
+        journey.run(*client, "image-delete", image)
+        expect("404" in journey.refused(*client, "image-show", image), "image-show does not say 404")
+
+
+def sdk(journey: Journey) -> None:
+    """`openstack.connect(auth_type="none", endpoint=URL)`."""
+    import openstack  # type: ignore[import-not-found,unused-ignore]
+    from openstack.exceptions import NotFoundException  # type: ignore[import-not-found,unused-ignore]
+
+    step, name, saved = journey.step, journey.name("sdk"), journey.work / "sdk.qcow2"
+    with step('openstack.connect(auth_type="none", endpoint=...)'):
+        images: Any = openstack.connect(auth_type="none", endpoint=journey.endpoint).image
+    with step("create_image(filename=...)"):
+        image = images.create_image(
+            name,
+            filename=str(journey.source),
+            disk_format="qcow2",
+            container_format="bare",
+            os_distro="debian",
+            tags=["journey"],
+            wait=True,
+        )
+    with step("images(), find_image(name): size, checksum and os_hash_value are those of the file"):
+        expect(image.id in [each.id for each in images.images(status="active")], "it is not listed as active")
+        found = images.find_image(name, ignore_missing=False)
+        journey.check_record({"os_hash_algo": found.hash_algo, "os_hash_value": found.hash_value} | found.to_dict())
+        same("os_distro", found.os_distro, "debian")
+    with step("update_image(hw_disk_bus=...), add_tag, remove_tag"):
+        images.update_image(image.id, hw_disk_bus="virtio", min_ram=64)
+        images.add_tag(image.id, "tested")
+        found = images.get_image(image.id)
+        same("hw_disk_bus", found.hw_disk_bus, "virtio")
+        same("min_ram", found.min_ram, 64)
+        same("tags", sorted(found.tags), ["journey", "tested"])
+        images.remove_tag(image.id, "tested")
+        same("tags", images.get_image(image.id).tags, ["journey"])
+    with step("download_image(stream=True): the same bytes"):
+        with saved.open("wb") as file:
+            for block in images.download_image(image.id, stream=True).iter_content(1 << 20):
+                file.write(block)
+        journey.check_saved(saved)
+    with step("deactivate_image and reactivate_image"):
+        images.deactivate_image(image.id)
+        same("status", images.get_image(image.id).status, "deactivated")
+        images.reactivate_image(image.id)
+        same("status", images.get_image(image.id).status, "active")
+    with step("delete_image: then it is gone"):
+        images.delete_image(image.id, ignore_missing=False)
+        try:
+            images.get_image(image.id)
+        except NotFoundException:
+            pass
+        else:
+            raise StepError("get_image still finds it")
+
+
+def boot(journey: Journey) -> None:
+    """A guest starts from the file that `openstack image save` wrote."""
+    with journey.step("qemu-system-x86_64 boots the saved image to ikon-boot-ok on its serial console"):
+        said = journey.run(str(ROOT / "tests/services/images.sh"), "boot", str(journey.work / "openstack.qcow2"))
+        expect("ikon-boot-ok" in said, f"the serial console said: {said}")
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def answers(endpoint: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{endpoint}/healthcheck", timeout=5) as response:
+            return bool(response.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+@contextlib.contextmanager
+def own_ikon(work: Path) -> Iterator[str]:
+    """An Ikon for this journey alone: its endpoint. What it logged is printed when the journey fails."""
+    listen, log = f"127.0.0.1:{free_port()}", work / "ikon.log"
+    began = time.monotonic()
+    with log.open("wb") as out:
+        command = [str(ROOT / ".venv/bin/ikon"), "serve", "--data", str(work / "data"), "--listen", listen]
+        server = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
+    try:
+        while not answers(f"http://{listen}"):
+            if server.poll() is not None or time.monotonic() - began > 30:
+                raise StepError(f"{shlex.join(command)} does not serve:\n{log.read_text()[-4000:]}")
+            time.sleep(0.02)
+        print(f"ok      {shlex.join(['ikon', *command[1:]])}  (first answer after {time.monotonic() - began:.2f} s)", flush=True)
+        yield f"http://{listen}"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        try:
+            server.wait(15)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
+
+
+def travel(endpoint: str, source: Path, work: Path) -> int:
+    journey = Journey(endpoint.rstrip("/"), source, work)
+    # this process is a client too (openstacksdk): the same surroundings as its children
+    os.environ.clear()
+    os.environ.update(journey.env)
+    began = time.monotonic()
+    for title, story in {"openstack client": openstack, "glance client": glance, "openstacksdk": sdk, "a guest": boot}.items():
+        journey.chapter(title, lambda story=story: story(journey))  # type: ignore[misc]
+    print(
+        f"\n{'failed' if journey.failed else 'all is well'}: {journey.failed} of 4 chapters failed, {time.monotonic() - began:.0f} s",
+        flush=True,
+    )
+    return 1 if journey.failed else 0
+
+
+def main() -> int:
+    source, *endpoint = sys.argv[1:]
+    with tempfile.TemporaryDirectory(prefix="ikon-journey-") as folder, contextlib.ExitStack() as world:
+        work = Path(folder)
+        try:
+            where = endpoint[0] if endpoint else world.enter_context(own_ikon(work))
+        except StepError as problem:
+            print(f"FAILED  {problem}")
+            return 1
+        status = travel(where, Path(source), work)
+        if status and not endpoint:
+            print(f"the server's last words:\n{(work / 'ikon.log').read_text()[-4000:]}")
+        return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
