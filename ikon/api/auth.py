@@ -1,0 +1,69 @@
+"""Who asks: from what the connection and the headers say to a Context. The rest of the house never looks at either."""
+
+import ipaddress
+from collections.abc import MutableMapping
+from typing import Any
+
+from starlette.datastructures import Headers
+
+from ikon.config import Settings, is_loopback
+from ikon.context import Context
+from ikon.problems import Forbidden, Unauthenticated
+
+ADMIN_ROLES = frozenset(("admin", "member", "reader"))
+UNVERIFIED = (
+    "This server could not verify that you are authorized to access the document you requested. Either you supplied the wrong credentials "
+    "(e.g., bad password), or your browser does not understand how to supply the credentials required."
+)
+
+
+class Identity:
+    """Establishes callers as the setting `identity` says."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._mode = settings.identity
+        self._anywhere = settings.none_beyond_loopback
+        self._proxies = [ipaddress.ip_network(network) for network in settings.trusted_proxies]
+
+    def context(self, scope: MutableMapping[str, Any], headers: Headers, request_id: str) -> Context:
+        """The caller of one request. Raises Unauthenticated, Forbidden."""
+        if scope["client"] is None:  # the Unix socket: only this server's own user can connect to it
+            return Context("operator", "default", "default", ADMIN_ROLES, request_id=request_id)
+        if self._mode == "none":
+            self._refuse_web_pages(headers)
+            return Context("admin", "default", "default", ADMIN_ROLES, request_id=request_id)
+        return self._from_headers(scope["client"][0], headers, request_id)
+
+    def _refuse_web_pages(self, headers: Headers) -> None:
+        """Without identities, a web page that somebody on this machine looks at must not be able to act as the admin."""
+        if self._anywhere:
+            return
+        host = headers.get("host", "localhost")
+        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
+        if "origin" in headers or not is_loopback(name.strip("[]")):
+            raise Forbidden(
+                'With identity "none" only requests to a loopback address are served, and none that a web page made. '
+                "Use http://127.0.0.1, or set another identity"
+            )
+
+    def _from_headers(self, peer: str, headers: Headers, request_id: str) -> Context:
+        if not self._trusted(peer) or headers.get("x-identity-status") != "Confirmed":
+            raise Unauthenticated(UNVERIFIED)
+        roles = frozenset(role.strip().lower() for role in headers.get("x-roles", "").split(",") if role.strip())
+        return Context(
+            user=headers.get("x-user-id") or None,
+            project=headers.get("x-project-id") or headers.get("x-tenant-id") or None,
+            domain=headers.get("x-domain-id") or None,
+            roles=roles,
+            system_scope=bool(headers.get("openstack-system-scope")),
+            request_id=request_id,
+        )
+
+    def _trusted(self, peer: str) -> bool:
+        if is_loopback(peer):
+            return True
+        try:
+            address = ipaddress.ip_address(peer)
+        except ValueError:
+            return False
+        return any(address in network for network in self._proxies)

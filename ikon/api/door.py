@@ -1,0 +1,167 @@
+"""The outermost handler: finds the route, establishes the caller, turns problems into answers. The only place that does any of the three."""
+
+import re
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from ikon import log, metrics
+from ikon.api import data, discovery, errors, images, info
+from ikon.api.auth import Identity
+from ikon.api.request import Request
+from ikon.context import new_request_id
+from ikon.kit import Kit
+from ikon.problems import ClientGone, HeadersTooLarge, MethodNotAllowed, NotFound, Problem
+
+Handler = Callable[[Request], Awaitable[Response | None]]
+
+#: Every path, with what answers each method. `{x}` stands for any one segment.
+ROUTES: dict[str, dict[str, Handler]] = {
+    "/": {"GET": discovery.choices},
+    "/versions": {"GET": discovery.versions},
+    "/versions/": {"GET": discovery.versions},
+    "/healthcheck": {"GET": discovery.health, "POST": discovery.health},
+    "/healthcheck/ready": {"GET": discovery.ready},
+    "/metrics": {"GET": discovery.show_metrics},
+    "/v2/images": {"GET": images.browse, "POST": images.create},
+    "/v2/images/{id}": {"GET": images.show, "PATCH": images.update, "DELETE": images.delete},
+    "/v2/images/{id}/file": {"GET": data.download, "PUT": data.upload},
+    "/v2/images/{id}/actions/{action}": {"POST": images.act},
+    "/v2/stores/{store}/{id}": {"DELETE": info.remove_from_store},
+    "/v2/info/import": {"GET": info.import_methods},
+    "/v2/info/stores": {"GET": info.stores},
+    "/v2/info/stores/detail": {"GET": info.stores_detail},
+    "/v2/schemas/image": {"GET": info.schema_image},
+    "/v2/schemas/images": {"GET": info.schema_images},
+    "/ikon/v1/images/{id}/copies": {"POST": info.copy_to_store},
+}
+METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
+#: A request id that a client sends is taken over in this form, so that nothing else gets into headers and logs.
+REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]+")
+REQUEST_ID_LENGTH = 64
+
+
+class Route:
+    """One path: its pattern for metrics, its segments by name, its handlers."""
+
+    def __init__(self, pattern: str, handlers: dict[str, Handler]) -> None:
+        self.pattern, self.handlers = pattern, handlers
+        self.names = [(at, part[1:-1]) for at, part in enumerate(pattern.split("/")) if part.startswith("{")]
+        self.methods = sorted({*handlers, "OPTIONS", *(["HEAD"] if "GET" in handlers else [])})
+
+
+class Tree:
+    """Routes by segment: a look-up costs one step for each segment, however many routes there are."""
+
+    def __init__(self, routes: dict[str, dict[str, Handler]]) -> None:
+        self._root: dict[str, Any] = {}
+        for pattern, handlers in routes.items():
+            node = self._root
+            for part in pattern.split("/"):
+                node = node.setdefault("*" if part.startswith("{") else part, {})
+            node["/"] = Route(pattern, handlers)
+
+    def find(self, parts: list[str]) -> Route | None:
+        """The route of a path, given in segments."""
+        node = self._root
+        for part in parts:
+            node = node.get(part) if part in node and part != "*" else node.get("*") if part else None  # type: ignore[assignment]
+            if node is None:
+                return None
+        return node.get("/")
+
+
+class Door:
+    """The ASGI application."""
+
+    def __init__(self, kit: Kit) -> None:
+        self._kit = kit
+        self._identity = Identity(kit.settings)
+        self._tree = Tree(ROUTES)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Never raises; an unforeseen failure is a 500, or a broken connection when the answer had begun."""
+        began = time.perf_counter()
+        request = Request(scope, receive, send)
+        request.kit = self._kit
+        started = False
+
+        async def sending(message: Any) -> None:
+            nonlocal started
+            if message["type"] == "http.response.start":
+                started = True
+                status[0] = message["status"]
+                if shows_id:
+                    message["headers"] = [*message["headers"], (b"x-openstack-request-id", request_id.encode())]
+            await send(message)
+
+        scope["ikon.send"] = sending
+        status = [0]
+        parts = self._segments(request)
+        shows_id = parts[1:2] in (["v2"], ["ikon"])
+        request_id = new_request_id()
+        route = self._tree.find(parts)
+        try:
+            request_id = _request_id(request)
+            response = await self._answer(request, parts, route, request_id)
+        except ClientGone:
+            response = None
+            scope["extensions"]["ikon.abort"]()
+        except Problem as problem:
+            response = errors.answer(problem, request.headers.get("accept"), request_id)
+        except Exception:
+            log.get().exception("request failed", request=request_id, method=request.method, route=route.pattern if route else None)
+            response = errors.render(500, errors.UNEXPECTED, request.headers.get("accept"), request_id)
+        if response is not None:
+            if started:
+                scope["extensions"]["ikon.abort"]()
+            else:
+                await response(scope, receive, sending)
+        pattern = route.pattern if route else "none"
+        metrics.REQUESTS.labels(pattern, request.method if request.method in METHODS else "other", status[0]).inc()
+        metrics.SECONDS.labels(pattern).observe(time.perf_counter() - began)
+
+    def _segments(self, request: Request) -> list[str]:
+        """The path's segments, its first one empty: repeated slashes count once, and every version we list is /v2."""
+        path: str = request.scope["path"]
+        while "//" in path:
+            path = path.replace("//", "/")
+        parts = path.split("/")
+        if len(parts) > 1 and parts[1] in discovery.MINORS:
+            parts[1] = "v2"
+        if "application/vnd.openstack.images-v2" in request.headers.get("accept", "") and parts[1:2] != ["v2"]:
+            parts.insert(1, "v2")
+        return parts
+
+    async def _answer(self, request: Request, parts: list[str], route: Route | None, request_id: str) -> Response | None:
+        if request.method == "OPTIONS":
+            return Response(headers={"Allow": ", ".join(route.methods)} if route else None)
+        if parts == ["", "v2"] and request.method in ("GET", "HEAD"):
+            return Response(status_code=302, headers={"Location": f"{request.base_url}v2/"}, media_type="text/plain")
+        if parts[1:2] in (["v2"], ["ikon"]):
+            request.ctx = self._identity.context(request.scope, request.headers, request_id)
+        elif route is None and request.method in ("GET", "HEAD"):
+            return await discovery.choices(request)
+        if route is None:
+            if request.method not in METHODS:
+                return errors.render(501, "The method is not implemented.", request.headers.get("accept"), request_id)
+            raise NotFound
+        handler = route.handlers.get("GET" if request.method == "HEAD" else request.method)
+        if handler is None:
+            allowed = ", ".join(route.methods)
+            raise MethodNotAllowed(f"The method {request.method:.20} is not allowed for this resource.", headers={"Allow": allowed})
+        request.segments = {name: parts[at] for at, name in route.names}
+        return await handler(request)
+
+
+def _request_id(request: Request) -> str:
+    """The id that the client sent, in our form, or a new one. Raises HeadersTooLarge."""
+    sent = request.headers.get("x-openstack-request-id")
+    if not sent or not REQUEST_ID.fullmatch(sent):
+        return new_request_id()
+    if len(sent) > REQUEST_ID_LENGTH:
+        raise HeadersTooLarge(f"X-Openstack-Request-ID is longer than {REQUEST_ID_LENGTH} characters")
+    return sent if sent.startswith("req-") else f"req-{sent}"

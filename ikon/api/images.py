@@ -1,0 +1,85 @@
+"""Routes of image records: `/v2/images`, `/v2/images/{id}` and its actions."""
+
+from urllib.parse import urlencode
+
+from starlette.responses import Response
+
+from ikon.api import wire
+from ikon.api.request import Request, empty, json
+from ikon.model.image import parse_new
+from ikon.model.listing import parse as parse_listing
+from ikon.model.patch import MEDIA_TYPES
+from ikon.model.patch import parse as parse_patch
+from ikon.problems import NotFound, UnsupportedMediaType
+from ikon.service import images
+
+
+async def create(request: Request) -> Response:
+    """POST /v2/images"""
+    new = parse_new(await request.json_body())
+    image = await images.create(request.kit, request.ctx, new)
+    headers = {
+        "Location": f"{request.base_url}v2/images/{image.id}",
+        "OpenStack-image-store-ids": ",".join(request.kit.stores.all),
+        "ETag": etag(image.version),
+    }
+    return json(wire.image(request.ctx, image), 201, headers)
+
+
+async def show(request: Request) -> Response:
+    """GET /v2/images/{id}"""
+    request.refuse_body()
+    image = await images.show(request.kit, request.ctx, request.segments["id"])
+    return json(wire.image(request.ctx, image), headers={"ETag": etag(image.version)})
+
+
+async def browse(request: Request) -> Response:
+    """GET /v2/images"""
+    params = request.params()
+    limits = request.kit.settings.limits
+    listing = parse_listing(params, limits.page, limits.page_max)
+    found = await images.browse(request.kit, request.ctx, listing)
+    kept = [(name, value) for name, value in params if name != "marker"]
+    page = {"images": [wire.image(request.ctx, image) for image in found], "first": _link(kept), "schema": "/v2/schemas/images"}
+    if found and len(found) == listing.limit:
+        page["next"] = _link([*kept, ("marker", found[-1].id)])
+    return json(page)
+
+
+def _link(params: list[tuple[str, str]]) -> str:
+    return f"/v2/images?{urlencode(params)}" if params else "/v2/images"
+
+
+async def update(request: Request) -> Response:
+    """PATCH /v2/images/{id}"""
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in MEDIA_TYPES:
+        allowed = ", ".join(sorted(MEDIA_TYPES))
+        raise UnsupportedMediaType(f"Image PATCH expects Content-Type one of: {allowed}.", headers={"Accept-Patch": allowed})
+    changes = parse_patch(await request.json_body(), MEDIA_TYPES[media_type])
+    if_match = request.headers.get("if-match")
+    version = None if if_match in (None, "*") else str(if_match).strip().strip('"')
+    image = await images.update(request.kit, request.ctx, request.segments["id"], changes, version)
+    return json(wire.image(request.ctx, image), headers={"ETag": etag(image.version)})
+
+
+async def delete(request: Request) -> Response:
+    """DELETE /v2/images/{id}"""
+    request.refuse_body()
+    await images.delete(request.kit, request.ctx, request.segments["id"])
+    return empty()
+
+
+async def act(request: Request) -> Response:
+    """POST /v2/images/{id}/actions/{action}"""
+    verb = {"deactivate": images.deactivate, "reactivate": images.reactivate}.get(request.segments["action"])
+    if verb is None:
+        raise NotFound
+    request.refuse_body()
+    await verb(request.kit, request.ctx, request.segments["id"])
+    return empty()
+
+
+def etag(value: int | str) -> str:
+    """A version, or the digest of data, as an entity tag."""
+    return f'"{value}"'

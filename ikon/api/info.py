@@ -1,0 +1,74 @@
+"""Routes about the service: stores, import methods, schemas; and of copies in stores."""
+
+from typing import Any
+
+from starlette.responses import Response
+
+from ikon import policy
+from ikon.api import schemas
+from ikon.api.request import Request, empty, json
+from ikon.problems import BadValue
+from ikon.service import copies
+
+
+async def import_methods(request: Request) -> Response:
+    """GET /v2/info/import"""
+    request.refuse_body()
+    return json({"import-methods": {"description": "Import methods available.", "type": "array", "value": []}})
+
+
+def _stores(request: Request) -> list[dict[str, Any]]:
+    listed = []
+    for name, store in request.kit.stores.all.items():
+        entry: dict[str, Any] = {"id": name}
+        if store.settings.description:
+            entry["description"] = store.settings.description
+        if name == request.kit.stores.default:
+            entry["default"] = "true"  # a string, as clients read it
+        listed.append(entry)
+    return listed
+
+
+async def stores(request: Request) -> Response:
+    """GET /v2/info/stores"""
+    request.refuse_body()
+    return json({"stores": _stores(request)})
+
+
+async def stores_detail(request: Request) -> Response:
+    """GET /v2/info/stores/detail"""
+    request.refuse_body()
+    policy.require(request.ctx, "stores_info_detail")
+    listed = _stores(request)
+    for entry in listed:
+        store = request.kit.stores[entry["id"]]
+        entry |= {"type": store.settings.type, "weight": store.settings.weight, "properties": store.details()}
+    return json({"stores": listed})
+
+
+async def remove_from_store(request: Request) -> Response:
+    """DELETE /v2/stores/{store}/{id}"""
+    request.refuse_body()
+    await copies.remove(request.kit, request.ctx, request.segments["id"], request.segments["store"])
+    return empty()
+
+
+async def copy_to_store(request: Request) -> Response:
+    """POST /ikon/v1/images/{id}/copies with {"store": NAME}: one more copy, made before the answer."""
+    body = await request.json_body()
+    if not isinstance(body, dict) or not isinstance(body.get("store"), str):
+        raise BadValue("The body must be an object whose 'store' names a store.")
+    await copies.copy(request.kit, request.ctx, request.segments["id"], body["store"])
+    return empty()
+
+
+async def schema_image(request: Request) -> Response:
+    """GET /v2/schemas/image"""
+    request.refuse_body()
+    return json(schemas.IMAGE)
+
+
+async def schema_images(request: Request) -> Response:
+    """GET /v2/schemas/images"""
+    request.refuse_body()
+    return json(schemas.IMAGES)

@@ -1,0 +1,206 @@
+"""Builds the kit and hangs the doors and the periodic processes on it. The only file that knows everything."""
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import resource
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+
+import uvicorn
+
+from ikon import log
+from ikon.api.door import Door
+from ikon.api.protocol import Limits, protocol_class
+from ikon.config import MIB, Settings
+from ikon.db import schema, usage
+from ikon.db.engine import Database, make_engine
+from ikon.db.lease import Lease, lock_file
+from ikon.kit import Kit
+from ikon.periodic import base, heartbeat, reaper
+from ikon.problems import DatabaseDown, Problem, StartError
+from ikon.stores.registry import open_stores
+from ikon.transfer.intake import Intake
+from ikon.transfer.outflow import Outflow
+
+#: Seconds that undoing and saying goodbye may take when the server ends.
+FAREWELL_S = 5.0
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  #: malloc.h
+
+
+@contextlib.asynccontextmanager
+async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
+    """All parts, ready to work, and let go of in order. Raises StartError."""
+    stores = open_stores(settings)
+    db = Database(settings.database)
+    lease = Lease(db, settings.node, settings.run)
+    await lease.start()
+    if settings.quota.bytes:
+        await db.write(usage.doubt)
+    intake = Intake(db, stores, lease, settings.buffer_mib * MIB, limited=bool(settings.quota.bytes))
+    outflow = Outflow(db, stores, settings.node)
+    try:
+        yield Kit(settings, db, lease, stores, intake, outflow)
+    finally:
+        with contextlib.suppress(Problem, TimeoutError):
+            await asyncio.wait_for(lease.end(), FAREWELL_S)
+        await db.close()
+        for part in (intake, outflow, stores):
+            part.close()
+
+
+def serve(settings: Settings, when_ready: Callable[[], None]) -> None:
+    """Serve until SIGTERM or SIGINT. Raises StartError before anything is served."""
+    began = time.monotonic()
+    _lock = prepare(settings)
+    listening = [_tcp_socket(settings), _unix_socket(settings)]
+    log.configure(settings.log_level, settings.log_format)
+    when_ready()
+    if settings.workers > 1:
+        _supervise(settings, listening)
+    else:
+        _work(settings, listening, began)
+
+
+def prepare(settings: Settings) -> int | None:
+    """Make the data directory and the schema of an empty embedded database; refuse what this version cannot serve.
+
+    Returns the lock that keeps a second server off an SQLite database. Raises StartError.
+    """
+    try:
+        settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"config: data = {settings.data!r}: {error.strerror}. Name a directory that this user can write to") from None
+    lock = None
+    if settings.database.startswith("sqlite:"):
+        lock = lock_file(settings.run / "lock")
+        for stale in settings.run.glob("*-*-*-*-*"):
+            stale.unlink(missing_ok=True)  # of processes that have ended: the lock proves it
+    engine = make_engine(settings.database)
+    try:
+        schema.require(engine)
+    except (DatabaseDown, OSError) as error:
+        raise StartError(f"database: {engine.url.render_as_string()}: {error}") from None
+    finally:
+        engine.dispose()
+    return lock
+
+
+def _tcp_socket(settings: Settings) -> socket.socket:
+    host, port = settings.address
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.socket(family, kind, proto)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except OSError as error:
+        raise StartError(f"config: listen = {settings.listen!r}: {error.strerror}. Name another address or port with --listen") from None
+    listening.listen(2048)
+    listening.setblocking(False)
+    return listening
+
+
+def _unix_socket(settings: Settings) -> socket.socket:
+    """The socket that commands of this server's user speak to."""
+    path = settings.run / "ikon.sock"
+    path.unlink(missing_ok=True)
+    listening = socket.socket(socket.AF_UNIX)
+    directory = os.open(settings.run, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        listening.bind(f"/proc/self/fd/{directory}/ikon.sock")  # a socket's name has 107 bytes at most, a directory's more
+    finally:
+        os.close(directory)
+    path.chmod(0o600)
+    listening.listen(128)
+    listening.setblocking(False)
+    return listening
+
+
+def _supervise(settings: Settings, listening: list[socket.socket]) -> None:
+    """Keep `workers` processes alive until told to stop."""
+    from ikon.supervisor import supervise
+
+    supervise(settings.workers, lambda: _work(settings, listening, time.monotonic()))
+
+
+def _work(settings: Settings, listening: list[socket.socket], began: float) -> None:
+    _tune_process()
+    with asyncio.Runner(loop_factory=_loop) as runner:
+        runner.run(_serve(settings, listening, began))
+
+
+def _loop() -> asyncio.AbstractEventLoop:
+    import uvloop
+
+    return uvloop.new_event_loop()
+
+
+def _tune_process() -> None:
+    """Let the process open as many files as it may, and have blocks of up to 4 MiB come from memory that is kept.
+
+    glibc by default maps large blocks afresh each time, and the page faults cost up to 2.8 times the CPU of a transfer.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    libc = ctypes.CDLL(None)
+    for option, value in ((M_MMAP_THRESHOLD, 4 * MIB), (M_TRIM_THRESHOLD, 64 * MIB), (M_ARENA_MAX, 2)):
+        libc.mallopt(option, value)
+
+
+async def _serve(settings: Settings, listening: list[socket.socket], began: float) -> None:
+    async with open_kit(settings) as kit, asyncio.TaskGroup() as group:
+        await reaper.run_once(kit)
+        tasks = [
+            group.create_task(base.every(heartbeat.EVERY_S, kit, heartbeat.run_once)),
+            group.create_task(base.every(reaper.EVERY_S, kit, reaper.run_once, role=f"reaper@{settings.node}")),
+        ]
+        server = uvicorn.Server(_uvicorn(settings, Door(kit)))
+        log.get().info("serving", listen=settings.listen, data=settings.data, started_in_ms=round(1000 * (time.monotonic() - began)))
+        await server.serve(sockets=listening)
+        for task in tasks:
+            task.cancel()
+    log.get().info("stopped")
+
+
+def _uvicorn(settings: Settings, app: Door) -> uvicorn.Config:
+    http = settings.http
+    limits = Limits(
+        header_timeout_s=http.header_timeout_s,
+        header_bytes=http.header_bytes,
+        url_bytes=http.url_bytes,
+        body_stall_s=http.stall_s,
+        write_stall_s=http.stall_s,
+        body_rate_bytes_s=http.body_rate_bytes_s,
+        connections_per_address=http.connections_per_address,
+    )
+    return uvicorn.Config(
+        app,
+        http=protocol_class(limits),
+        loop="none",
+        lifespan="off",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=2048,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=round(settings.shutdown_grace_s),
+    )
+
+
+def greeting(settings: Settings) -> str:
+    """What a person who just started the server wants to know."""
+    url = f"http://{settings.listen}"
+    client = f"openstack --os-auth-type none --os-endpoint {url}"
+    lines = [f"Ikon serves on {url} and keeps its data in {settings.data}"]
+    if settings.identity == "none":
+        lines += [
+            "Try:",
+            f"  {client} image create --disk-format qcow2 --container-format bare --file disk.qcow2 my-image",
+            f"  {client} image list",
+            f"  curl {url}/v2/images",
+        ]
+    return "\n".join(lines)

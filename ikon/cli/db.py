@@ -1,0 +1,43 @@
+"""`ikon db`: the database's schema."""
+
+import click
+
+from ikon.cli.options import settings, settings_options
+from ikon.config import Settings
+from ikon.db import schema
+from ikon.db.engine import make_engine
+from ikon.db.lease import lock_file
+from ikon.db.tables import SCHEMA
+
+
+@click.group()
+def db() -> None:
+    """Look after the database's schema."""
+
+
+@db.command()
+@settings_options
+@click.option("--database", help="Database URL. [env: IKON_DATABASE]")
+def upgrade(config: str | None, data: str | None, database: str | None) -> None:
+    """Bring the schema to what this version needs. Safe to repeat; servers may run meanwhile, except on SQLite."""
+    chosen = settings(config, data=data, database=database)
+    _alone(chosen)
+    click.echo(f"The schema is at {schema.upgrade(make_engine(chosen.database))}")
+
+
+@db.command()
+@settings_options
+@click.option("--database", help="Database URL. [env: IKON_DATABASE]")
+def check(config: str | None, data: str | None, database: str | None) -> None:
+    """Say whether the schema is what this version needs; ends with 1 if not."""
+    chosen = settings(config, data=data, database=database)
+    found = schema.version(make_engine(chosen.database))
+    click.echo(f"The schema is at {found or 'nothing: the database is empty'}; this version needs {SCHEMA}")
+    if found != SCHEMA:
+        raise SystemExit(1)
+
+
+def _alone(chosen: Settings) -> None:
+    if chosen.database.startswith("sqlite:"):
+        chosen.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock_file(chosen.run / "lock")

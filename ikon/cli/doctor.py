@@ -1,0 +1,123 @@
+"""`ikon doctor`: looks at what a server needs, and says what to do about what is wrong."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import click
+from sqlalchemy import Connection
+from sqlalchemy.exc import SQLAlchemyError
+
+from ikon.cli.options import settings, settings_options
+from ikon.config import Settings
+from ikon.db import schema
+from ikon.db.engine import make_engine, now_ms
+from ikon.db.tables import SCHEMA
+from ikon.problems import Problem, StartError
+from ikon.stores.registry import open_stores
+
+LEAST_FREE = 1 << 30
+CLOCK_S = 5.0
+
+
+class Finding(NamedTuple):
+    """One thing looked at. remedy: what to do; empty when all is well."""
+
+    what: str
+    said: str
+    remedy: str = ""
+
+
+@click.command()
+@settings_options
+def doctor(config: str | None, data: str | None) -> None:
+    """Check settings, data directory, database, clock, stores and identity. Ends with 1 when something is wrong."""
+    chosen = settings(config, data=data)
+    findings: list[Finding] = []
+    for look in (_data, _database, _stores, _identity):
+        findings += look(chosen)
+    for finding in findings:
+        click.echo(f"{'WRONG' if finding.remedy else 'ok':5}  {finding.what}: {finding.said}")
+        if finding.remedy:
+            click.echo(f"       -> {finding.remedy}")
+    if any(finding.remedy for finding in findings):
+        raise SystemExit(1)
+
+
+def _data(chosen: Settings) -> list[Finding]:
+    try:
+        free = shutil.disk_usage(chosen.data).free
+    except OSError as error:
+        return [Finding("data", f"{chosen.data}: {error.strerror}", "Start the server once, or name its directory with --data")]
+    return [Finding("data", f"{chosen.data}, {free >> 20} MiB free", _room(free))]
+
+
+def _room(free: int) -> str:
+    return "" if free >= LEAST_FREE else "Make room: an upload or a change that finds the disk full is refused"
+
+
+def _database(chosen: Settings) -> list[Finding]:
+    engine = make_engine(chosen.database)
+    url = engine.url.render_as_string()
+    try:
+        found = schema.version(engine)
+        with engine.connect() as conn:
+            findings = [
+                Finding(
+                    "clock",
+                    f"{(skew := _skew(conn)):+.1f} s from the database's",
+                    "" if abs(skew) < CLOCK_S else "Keep the clocks of all nodes with NTP",
+                )
+            ]
+            findings += _durable(conn, chosen)
+    except (SQLAlchemyError, Problem, OSError) as error:
+        reason = str(getattr(error, "orig", None) or error)
+        return [Finding("database", f"{url}: {reason}", "Start the database, and check the setting `database`")]
+    finally:
+        engine.dispose()
+    remedy = "" if found == SCHEMA else "Run: ikon db upgrade"
+    return [Finding("database", f"{url} at schema {found or 'none'}, needed is {SCHEMA}", remedy), *findings]
+
+
+def _skew(conn: Connection) -> float:
+    return now_ms(conn) / 1000 - time.time()
+
+
+def _durable(conn: Connection, chosen: Settings) -> list[Finding]:
+    """Whether what the database calls committed survives a power cut."""
+    checks: dict[str, tuple[str, Callable[[str], bool]]] = {
+        "mysql": ("SELECT @@innodb_flush_log_at_trx_commit", lambda value: value == "1"),
+        "mariadb": ("SELECT @@innodb_flush_log_at_trx_commit", lambda value: value == "1"),
+        "postgresql": ("SHOW synchronous_commit", lambda value: value != "off"),
+    }
+    if conn.dialect.name not in checks:
+        return []
+    query, sound = checks[conn.dialect.name]
+    value = str(conn.exec_driver_sql(query).scalar())
+    remedy = "" if sound(value) else "Set it to 1 (MariaDB) or on (PostgreSQL): a crash of the database now forgets committed images"
+    return [Finding("durability", f"{query.rpartition(' ')[2].strip('@')} = {value}", remedy)]
+
+
+def _stores(chosen: Settings) -> list[Finding]:
+    try:
+        stores = open_stores(chosen)
+    except StartError as error:
+        return [Finding("stores", str(error), "Correct the setting")]
+    findings = []
+    for name, store in stores.all.items():
+        try:
+            room = asyncio.run(store.usage())
+        except Problem as problem:
+            findings.append(Finding(f"store {name}", str(problem), "See that the store is mounted and running"))
+            continue
+        said = f"{room.free >> 20} MiB free" if room.free is not None else "answers"
+        findings.append(Finding(f"store {name}", said, _room(room.free) if room.free is not None else ""))
+    return findings
+
+
+def _identity(chosen: Settings) -> list[Finding]:
+    if chosen.identity == "none" and chosen.none_beyond_loopback:
+        return [Finding("identity", "none, beyond loopback", "Everyone who can connect is admin: set identity, or listen on loopback")]
+    return [Finding("identity", chosen.identity)]

@@ -1,0 +1,250 @@
+"""Settings: one TOML file, overridden by environment and command line; every error names the key, what was given and what is allowed.
+
+The sentence beside each field is its help text; the reference page is made from them.
+"""
+
+import ipaddress
+import os
+import re
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct, field
+
+from ikon.problems import StartError
+
+MIB = 1 << 20
+#: Beginnings of variables that are ours; `IKON_QUOTA__BYTES` sets `[quota] bytes`.
+PREFIX = "IKON_"
+
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(gt=0)]
+
+
+class Quota(Struct, frozen=True, forbid_unknown_fields=True):
+    """What one project may hold."""
+
+    bytes: Annotated[Count, Meta(description="Bytes of image data a project may hold, every stored copy counted; 0 sets no limit.")] = 0
+
+
+class Limits(Struct, frozen=True, forbid_unknown_fields=True):
+    """Bounds on single requests and images."""
+
+    image_bytes: Annotated[Positive, Meta(description="Size in bytes of the largest image taken.")] = 1 << 40
+    properties: Annotated[Count, Meta(description="Custom properties an image may have.")] = 128
+    tags: Annotated[Count, Meta(description="Tags an image may have.")] = 128
+    page: Annotated[Positive, Meta(description="Images on a list page when the caller names no limit.")] = 25
+    page_max: Annotated[Positive, Meta(description="Images on the longest list page; a higher limit is cut to this.")] = 1000
+    list_s: Annotated[Seconds, Meta(description="Seconds after which a list that finds too little is given up with 503.")] = 10.0
+
+
+class Http(Struct, frozen=True, forbid_unknown_fields=True):
+    """How long and how much the server waits for a client."""
+
+    header_timeout_s: Annotated[Seconds, Meta(description="Seconds for the first byte of a connection and for a request's headers.")] = 10.0
+    header_bytes: Annotated[Positive, Meta(description="Bytes of all headers of a request together.")] = 32 * 1024
+    url_bytes: Annotated[Positive, Meta(description="Bytes of a request's URL.")] = 8 * 1024
+    stall_s: Annotated[Seconds, Meta(description="Seconds without one byte moved after which a body is given up.")] = 60.0
+    body_rate_bytes_s: Annotated[Count, Meta(description="Least average rate of an upload in bytes a second; 0 sets none.")] = 0
+    connections_per_address: Annotated[Count, Meta(description="Connections from one address, loopback excepted; 0 sets no limit.")] = 0
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """All settings of one Ikon server."""
+
+    data: Annotated[str, Meta(min_length=1, description="Directory of everything this server keeps: database, images, run files.")] = (
+        "ikon-data"
+    )
+    listen: Annotated[str, Meta(description='Address and port to serve on, as "HOST:PORT" or "[IPV6]:PORT".')] = "127.0.0.1:9292"
+    identity: Annotated[
+        Literal["none", "headers"],
+        Meta(
+            description='Who callers are: "none" (everyone is the admin of project "default"; loopback only) or "headers" '
+            "(X-User-Id, X-Project-Id, X-Roles ... as a Keystone middleware in front sets them)."
+        ),
+    ] = "none"
+    none_beyond_loopback: Annotated[
+        bool, Meta(description='Let identity "none" serve beyond loopback: everyone who can connect is admin.')
+    ] = False
+    trusted_proxies: Annotated[
+        list[str], Meta(description='Networks, as "10.0.0.0/8", whose identity headers are believed; loopback always is.')
+    ] = field(default_factory=list)
+    database: Annotated[
+        str,
+        Meta(
+            description="Database URL: sqlite:////PATH, mysql+pymysql://... or postgresql+psycopg://...; empty: SQLite in the data directory."
+        ),
+    ] = ""
+    stores: Annotated[
+        dict[str, dict[str, Any]],
+        Meta(
+            description='Where image bytes are kept, a table [stores.NAME] each with "type" and that type\'s settings; none: a file store "local".'
+        ),
+    ] = field(default_factory=dict)
+    default_store: Annotated[str, Meta(description="Store for uploads that name none; empty: the first of [stores].")] = ""
+    workers: Annotated[Positive, Meta(description="Server processes; more than 1 needs MariaDB or PostgreSQL.")] = 1
+    node: Annotated[str, Meta(description="This machine's name in a cluster; empty: the host name.")] = ""
+    buffer_mib: Annotated[int, Meta(ge=1, description="MiB of memory for image data on its way in, all uploads together.")] = 48
+    shutdown_grace_s: Annotated[Seconds, Meta(description="Seconds that running requests get to finish after SIGTERM.")] = 30.0
+    log_level: Annotated[Literal["debug", "info", "warning", "error"], Meta(description="Least severity logged.")] = "info"
+    log_format: Annotated[Literal["text", "json"], Meta(description='"text": key=value lines; "json": one object a line.')] = "text"
+    quota: Annotated[Quota, Meta(description="What one project may hold.")] = Quota()
+    limits: Annotated[Limits, Meta(description="Bounds on single requests and images.")] = Limits()
+    http: Annotated[Http, Meta(description="How long and how much the server waits for a client.")] = Http()
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Host and port of `listen`."""
+        host, _, port = self.listen.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def run(self) -> Path:
+        """Directory of locks and sockets of running servers."""
+        return Path(self.data) / "run"
+
+
+def load(file: str | None, overrides: Mapping[str, Any], environ: Mapping[str, str] | None = None) -> Settings:
+    """Settings from a TOML file, the environment and the command line, the later ones stronger. Overrides that are None do not count.
+
+    Raises StartError, naming the key, where it came from and what is allowed.
+    """
+    environ = os.environ if environ is None else environ
+    file = file or environ.get(PREFIX + "CONFIG")
+    raw: dict[str, Any] = _file(file) if file else {}
+    origin = dict.fromkeys(raw, f"in {file}")
+    for name, text in environ.items():
+        if name.startswith(PREFIX) and name != PREFIX + "CONFIG":
+            _put(raw, origin, name, text)
+    for key, value in overrides.items():
+        if value is not None:
+            raw[key] = value
+            origin[key] = f"from --{key.replace('_', '-')}"
+    try:
+        settings = msgspec.convert(raw, Settings)
+    except msgspec.ValidationError as error:
+        raise StartError(explain(error, raw, Settings, origin)) from None
+    return _completed(settings)
+
+
+def _file(file: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartError(f"config: cannot read {file}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise StartError(f"config: {file} is not valid TOML: {error}") from None
+
+
+def _put(raw: dict[str, Any], origin: dict[str, str], name: str, text: str) -> None:
+    """Set what an environment variable says, read as the type of its field. A name of ours that is no setting is an error, like a typo in the file."""
+    parts = name.removeprefix(PREFIX).lower().split("__")
+    kind: Any = Settings
+    for part in parts:
+        known = {f.name: f.type for f in msgspec.structs.fields(kind)} if isinstance(kind, type) and issubclass(kind, Struct) else {}
+        if part not in known:
+            raise StartError(
+                f"environment: {name} is no setting. Known: {', '.join(PREFIX + k.upper() for k in sorted(known)) or 'none below this'}"
+            )
+        kind = _plain(known[part])
+    try:
+        value = msgspec.convert([p.strip() for p in text.split(",") if p.strip()] if kind == list[str] else text, kind, strict=False)
+    except msgspec.ValidationError as error:
+        raise StartError(f"environment: {name}={text!r}: {error}. {_help(Settings, parts)}") from None
+    origin[parts[0]] = f"from {name}"
+    for part in parts[:-1]:
+        raw = raw.setdefault(part, {})
+    raw[parts[-1]] = value
+
+
+def _plain(kind: Any) -> Any:
+    return getattr(kind, "__origin__", kind) if hasattr(kind, "__metadata__") else kind
+
+
+def explain(error: msgspec.ValidationError, raw: Any, kind: Any, origin: Mapping[str, str], where: str = "") -> str:
+    """One line for a person: key, what was given, why not, what is allowed. `where` names the table that `raw` came from."""
+    text = str(error)
+    match = re.search(r" - at `\$\.?(.*)`$", text)
+    path = match[1].split(".") if match and match[1] else []
+    text = text[: match.start()] if match else text
+    unknown = re.search(r"unknown field `(.+)`", text)
+    if unknown:
+        path, allowed = [*path, unknown[1]], _known(kind, path)
+    else:
+        allowed = _help(kind, path)
+    key = ".".join(filter(None, [where, *path]))
+    given = raw
+    for part in path:
+        given = given.get(part) if isinstance(given, Mapping) else given
+    return f"config: {key} = {given!r} ({origin.get(path[0] if path else '', 'given')}): {text}. {allowed}".rstrip()
+
+
+def _known(kind: Any, path: list[str]) -> str:
+    for part in path:
+        kind = _plain(next((f.type for f in msgspec.structs.fields(kind) if f.name == part), kind))
+    return f"Known keys here: {', '.join(sorted(f.name for f in msgspec.structs.fields(kind)))}"
+
+
+def _help(kind: Any, path: list[str]) -> str:
+    text = ""
+    for part in path:
+        if not (isinstance(kind, type) and issubclass(kind, Struct)):
+            break
+        found = next((f.type for f in msgspec.structs.fields(kind) if f.name == part), None)
+        text = next((m.description for m in getattr(found, "__metadata__", ()) if m.description), "")
+        kind = _plain(found)
+    return text
+
+
+def _completed(settings: Settings) -> Settings:
+    """Fill in what follows from other settings, and refuse what contradicts itself."""
+    data = Path(settings.data).absolute()
+    changes: dict[str, Any] = {"data": str(data), "node": settings.node or socket.gethostname()}
+    changes["database"] = settings.database or f"sqlite:///{data}/ikon.db"
+    if not changes["database"].startswith(("sqlite:////", "mysql+", "postgresql+")):
+        raise StartError(f"config: database = {settings.database!r}: not a database this server knows. {_help(Settings, ['database'])}")
+    if settings.workers > 1 and changes["database"].startswith("sqlite:"):
+        raise StartError(
+            f"config: workers = {settings.workers}: SQLite is served by one process. Allowed: 1, or set database to MariaDB or PostgreSQL"
+        )
+    stores = settings.stores or {"local": {"type": "file", "path": str(data / "images")}}
+    for name in stores:
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) or name.startswith("os_glance"):
+            raise StartError(
+                f"config: stores.{name}: a store's name has 1 to 64 letters, digits, '_', '.' or '-', and does not begin with os_glance"
+            )
+    default = settings.default_store or next(iter(stores))
+    if default not in stores:
+        raise StartError(f"config: default_store = {default!r}: no such store. Allowed: {', '.join(stores)}")
+    changes |= {"stores": stores, "default_store": default}
+    _check_address(settings)
+    for network in settings.trusted_proxies:
+        try:
+            ipaddress.ip_network(network)
+        except ValueError as error:
+            raise StartError(f"config: trusted_proxies: {network!r}: {error}. {_help(Settings, ['trusted_proxies'])}") from None
+    return msgspec.structs.replace(settings, **changes)
+
+
+def _check_address(settings: Settings) -> None:
+    host, colon, port = settings.listen.rpartition(":")
+    if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
+        raise StartError(f"config: listen = {settings.listen!r}: {_help(Settings, ['listen'])}")
+    if settings.identity == "none" and not is_loopback(settings.address[0]) and not settings.none_beyond_loopback:
+        raise StartError(
+            f'config: listen = {settings.listen!r}: with identity = "none" everyone who can connect is admin, so only loopback is served. '
+            'Set identity = "headers", or none_beyond_loopback = true if this is what you want'
+        )
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

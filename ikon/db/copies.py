@@ -1,0 +1,173 @@
+"""Copies: one row for every place that has, gets or loses an image's bytes; and the digests of the image's blocks.
+
+A row is committed before the first byte is written and goes only when the bytes are known to be gone.
+States: writing -> ready -> suspect -> bad, and from each of them -> deleting. Every step is a compare-and-set.
+"""
+
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy import Connection, bindparam
+
+from ikon.db import instances, tables
+from ikon.db.engine import now_ms_sql
+
+t = tables.copies
+d = tables.block_digests
+READABLE = ("ready", "suspect")
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """One copy of an image's bytes. reserved: bytes charged to `project`. instance: the process at work on it, None when it is anyone's."""
+
+    id: str
+    image_id: str
+    store: str
+    node: str | None
+    url: str
+    state: str
+    instance: str | None
+    project: str | None
+    reserved: int
+    size: int | None
+    created: int
+    verified_at: int | None
+    tries: int
+    not_before: int
+
+
+COLUMNS = list(t.c)
+INSERT = sa.insert(t).values({c: bindparam(c.name) for c in COLUMNS})
+OF_IMAGE = sa.select(*COLUMNS).where(t.c.image_id == bindparam("image_id")).order_by(t.c.created, t.c.id)
+GET = sa.select(*COLUMNS).where(t.c.id == bindparam("id"))
+FINISH = (
+    sa.update(t)
+    .where(t.c.id == bindparam("copy_id"), t.c.state == "writing", t.c.instance == bindparam("me"))
+    .values(state="ready", instance=None, size=bindparam("bytes"), reserved=bindparam("bytes"), verified_at=now_ms_sql())
+)
+
+
+def intend(conn: Connection, copy: Copy) -> None:
+    """Commit to writing bytes under this copy's URL."""
+    conn.execute(INSERT, msgspec.structs.asdict(copy))
+
+
+def get(conn: Connection, copy_id: str) -> Copy | None:
+    """One copy, or None."""
+    row = conn.execute(GET, {"id": copy_id}).first()
+    return Copy(*row) if row else None
+
+
+def of_image(conn: Connection, image_id: str) -> list[Copy]:
+    """All copies of an image in any state, oldest first."""
+    return [Copy(*row) for row in conn.execute(OF_IMAGE, {"image_id": image_id})]
+
+
+def finish(conn: Connection, copy_id: str, me: str, size: int) -> bool:
+    """Make a copy that this instance was writing ready. False when it is not this instance's any more."""
+    return conn.execute(FINISH, {"copy_id": copy_id, "me": me, "bytes": size}).rowcount == 1
+
+
+def claim_undo(conn: Connection, copy_id: str, me: str) -> str:
+    """Try to take an attempt of this instance from writing to deleting.
+
+    "claimed": done, or somebody asked for it while we wrote: its bytes are ours to delete. "finished": it is ready, touch nothing.
+    "lost": another instance took it over, or it was never recorded.
+    """
+    moved = conn.execute(
+        sa.update(t).where(t.c.id == copy_id, t.c.state == "writing", t.c.instance == me).values(state="deleting")
+    ).rowcount
+    if moved:
+        return "claimed"
+    copy = get(conn, copy_id)
+    if copy is None:
+        return "lost"
+    if copy.state == "deleting":
+        return "claimed" if copy.instance == me else "lost"
+    return "finished"
+
+
+def claim_ownerless(conn: Connection, copy: Copy) -> bool:
+    """Take a writing copy whose instance is dead to deleting. False when somebody else did, or the instance lives after all."""
+    taken = sa.update(t).where(t.c.id == copy.id, t.c.state == "writing", t.c.instance == copy.instance)
+    return conn.execute(taken.where(~instances.alive(t.c.instance)).values(state="deleting")).rowcount == 1
+
+
+def condemn(conn: Connection, copy: Copy) -> bool:
+    """Take a copy that nobody writes to deleting; one that is being written keeps its writer, who deletes the bytes when it has stopped."""
+    return conn.execute(sa.update(t).where(t.c.id == copy.id, t.c.state != "deleting").values(state="deleting")).rowcount == 1
+
+
+def suspect(conn: Connection, copy_id: str) -> bool:
+    """Mark a copy that gave a wrong or no byte. True for the first who does."""
+    return conn.execute(sa.update(t).where(t.c.id == copy_id, t.c.state == "ready").values(state="suspect")).rowcount == 1
+
+
+def reserve(conn: Connection, copy_id: str, me: str, reserved: int) -> bool:
+    """Record how many bytes a copy being written is charged with. False when it is not ours any more."""
+    return (
+        conn.execute(sa.update(t).where(t.c.id == copy_id, t.c.instance == me, t.c.state == "writing").values(reserved=reserved)).rowcount
+        == 1
+    )
+
+
+def release(conn: Connection, copy_id: str, again_in_ms: int) -> None:
+    """Give a copy whose deletion did not end to whoever comes, not before that many ms from now."""
+    later = now_ms_sql() + again_in_ms
+    conn.execute(
+        sa.update(t).where(t.c.id == copy_id, t.c.state == "deleting").values(instance=None, tries=t.c.tries + 1, not_before=later)
+    )
+
+
+def forget(conn: Connection, copy: Copy) -> Copy | None:
+    """Remove the row of a copy whose bytes are gone, with digests that nobody needs any more. Returns the row as it was, None if it was gone."""
+    row = conn.execute(GET.with_for_update(), {"id": copy.id}).first()
+    if row is None or conn.execute(sa.delete(t).where(t.c.id == copy.id, t.c.state == "deleting")).rowcount == 0:
+        return None
+    image = conn.execute(sa.select(tables.images.c.digests).where(tables.images.c.id == copy.image_id)).first()
+    if image is None:
+        conn.execute(sa.delete(d).where(d.c.image_id == copy.image_id))
+    elif image[0] != copy.id:
+        conn.execute(sa.delete(d).where(d.c.image_id == copy.image_id, d.c.copy_id == copy.id))
+    return Copy(*row)
+
+
+def to_delete(conn: Connection, me: str, node: str, limit: int) -> list[Copy]:
+    """Copies in deleting that are due and nobody's: without an instance, or of a dead one. Only those whose bytes this node can reach."""
+    due = sa.select(*COLUMNS).where(t.c.state == "deleting", t.c.not_before <= now_ms_sql(), sa.or_(t.c.node.is_(None), t.c.node == node))
+    nobodys = sa.or_(t.c.instance.is_(None), ~instances.alive(t.c.instance))
+    return [Copy(*row) for row in conn.execute(due.where(nobodys).order_by(t.c.not_before).limit(limit))]
+
+
+def ownerless(conn: Connection, limit: int) -> list[Copy]:
+    """Copies being written by an instance that is dead."""
+    query = sa.select(*COLUMNS).where(t.c.state == "writing", ~instances.alive(t.c.instance)).limit(limit)
+    return [Copy(*row) for row in conn.execute(query)]
+
+
+def mine(conn: Connection, me: str) -> list[Copy]:
+    """All copies that this instance is recorded to be at work on."""
+    return [Copy(*row) for row in conn.execute(sa.select(*COLUMNS).where(t.c.instance == me))]
+
+
+def in_store(conn: Connection, store: str, after: str, limit: int) -> list[Copy]:
+    """Copies recorded in one store, by id, behind `after`; for the comparison of rows with bytes."""
+    query = sa.select(*COLUMNS).where(t.c.store == store, t.c.id > after).order_by(t.c.id).limit(limit)
+    return [Copy(*row) for row in conn.execute(query)]
+
+
+def add_digests(conn: Connection, image_id: str, copy_id: str, gib: int, digests: bytes) -> None:
+    """Keep the block digests of one GiB."""
+    conn.execute(sa.insert(d).values(image_id=image_id, copy_id=copy_id, gib=gib, digests=digests))
+
+
+def digests(conn: Connection, image_id: str, copy_id: str, gib: int) -> bytes:
+    """The digests of one GiB, 32 bytes for each MiB; empty when there are none."""
+    found: Any = conn.execute(sa.select(d.c.digests).where(d.c.image_id == image_id, d.c.copy_id == copy_id, d.c.gib == gib)).scalar()
+    return bytes(found or b"")
+
+
+def drop_digests(conn: Connection, image_id: str, copy_id: str) -> None:
+    """Forget the block digests that one attempt made."""
+    conn.execute(sa.delete(d).where(d.c.image_id == image_id, d.c.copy_id == copy_id))

@@ -1,0 +1,57 @@
+"""Processes alive, and roles that one of them holds. A lease is measured by the database's clock alone."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from ikon.db import missing, tables
+from ikon.db.engine import now_ms_sql
+
+t = tables.instances
+#: How long a renewal holds, in ms. It is asked for every 5 s.
+LEASE_MS = 30_000
+#: On SQLite one process is all there is: its lease never ends, and others' end when it starts.
+FOR_EVER = 2**62
+
+
+def alive(instance: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """Condition: the instance named by a column has a lease that is not over."""
+    return sa.exists().where(t.c.id == instance, t.c.lease_until > now_ms_sql())
+
+
+def enlist(conn: Connection, me: str, node: str, *, alone: bool) -> None:
+    """Begin a lease. alone: no other process can be alive, so that all others' leases end now."""
+    if alone:
+        conn.execute(sa.delete(t))
+    until = sa.literal(FOR_EVER) if alone else now_ms_sql() + LEASE_MS
+    conn.execute(sa.insert(t).values(id=me, node=node, lease_until=until, started=now_ms_sql()))
+
+
+def renew(conn: Connection, me: str) -> bool:
+    """Prolong the lease. False when the row is gone: somebody proved us dead, and what we owned has been taken."""
+    return conn.execute(sa.update(t).where(t.c.id == me).values(lease_until=now_ms_sql() + LEASE_MS)).rowcount == 1
+
+
+def retire(conn: Connection, instance: str) -> None:
+    """End an instance that is known to be dead, or is leaving."""
+    conn.execute(sa.delete(t).where(t.c.id == instance))
+
+
+def on_node(conn: Connection, node: str) -> list[str]:
+    """Ids of the instances recorded on one node."""
+    return list(conn.execute(sa.select(t.c.id).where(t.c.node == node)).scalars())
+
+
+def is_gone(conn: Connection, instance: str) -> bool:
+    """Whether an instance is known to have ended: it left, or was proven dead. One whose lease ran out may only be paused."""
+    return conn.execute(sa.select(t.c.id).where(t.c.id == instance)).first() is None
+
+
+def take_lease(conn: Connection, name: str, me: str) -> bool:
+    """Become, or stay, the one holder of a role; a dead holder's role is free."""
+    held = tables.leases
+    free = sa.or_(held.c.instance == me, ~alive(held.c.instance))
+    if conn.execute(sa.update(held).where(held.c.name == name, free).values(instance=me)).rowcount:
+        return True
+    return missing.insert(conn, held, name=name, instance=me)

@@ -1,0 +1,142 @@
+"""The tables, as the newest migration leaves them (a test compares). Times: `k` and `updated` in microseconds, the rest in ms, since 1970."""
+
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import mysql
+
+#: The revision of the newest file in migrations/versions.
+SCHEMA = "0001"
+
+metadata = sa.MetaData()
+MYSQL: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
+
+
+def text(length: int) -> sa.types.TypeEngine[str]:
+    """Text that compares and sorts by byte on every database."""
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
+def long_text() -> sa.types.TypeEngine[str]:
+    """Text of up to 16 MiB: 128 properties of 64 KiB fill half of it."""
+    return sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
+
+
+def digest_row() -> sa.types.TypeEngine[bytes]:
+    """1,024 digests of 32 bytes."""
+    return sa.LargeBinary().with_variant(mysql.VARBINARY(32768), "mysql", "mariadb")
+
+
+def integer_key() -> sa.types.TypeEngine[int]:
+    """A 64-bit primary key; on SQLite the row id itself."""
+    return sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+
+
+images = sa.Table(
+    "images",
+    metadata,
+    sa.Column("k", integer_key(), primary_key=True, autoincrement=False),
+    sa.Column("id", text(36), nullable=False),
+    sa.Column("owner", text(255)),
+    sa.Column("visibility", text(10), nullable=False),
+    sa.Column("os_hidden", sa.Boolean, nullable=False),
+    sa.Column("status", text(20), nullable=False),
+    sa.Column("name", text(255)),
+    sa.Column("disk_format", text(20)),
+    sa.Column("container_format", text(20)),
+    sa.Column("size", sa.BigInteger),
+    sa.Column("virtual_size", sa.BigInteger),
+    sa.Column("min_disk", sa.Integer, nullable=False),
+    sa.Column("min_ram", sa.Integer, nullable=False),
+    sa.Column("protected", sa.Boolean, nullable=False),
+    sa.Column("checksum", text(32)),
+    sa.Column("os_hash_algo", text(20)),
+    sa.Column("os_hash_value", text(128)),
+    sa.Column("updated", sa.BigInteger, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("reason", text(1000)),
+    sa.Column("digests", text(36)),
+    sa.Column("doc", long_text(), nullable=False),  # JSON: properties, tags, names of the stores with a ready copy
+    sa.UniqueConstraint("id", name="images_id"),
+    sa.Index("images_owner", "owner", "os_hidden", "k"),
+    sa.Index("images_visibility", "visibility", "os_hidden", "k"),
+    sa.Index("images_hidden", "os_hidden", "k"),
+    **MYSQL,
+)
+
+ids = sa.Table("ids", metadata, sa.Column("id", text(36), primary_key=True), **MYSQL)
+
+copies = sa.Table(
+    "copies",
+    metadata,
+    sa.Column("id", text(36), primary_key=True),
+    sa.Column("image_id", text(36), nullable=False),
+    sa.Column("store", text(64), nullable=False),
+    sa.Column("node", text(255)),  # where the bytes are, if one node alone can reach them
+    sa.Column("url", text(2000), nullable=False),
+    sa.Column("state", text(10), nullable=False),
+    sa.Column("instance", text(80)),  # the process at work on the bytes; none: whoever comes
+    sa.Column("project", text(255)),  # who is charged
+    sa.Column("reserved", sa.BigInteger, nullable=False),  # bytes charged
+    sa.Column("size", sa.BigInteger),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("verified_at", sa.BigInteger),
+    sa.Column("tries", sa.Integer, nullable=False),  # failed attempts to delete the bytes
+    sa.Column("not_before", sa.BigInteger, nullable=False),
+    sa.Index("copies_image", "image_id"),
+    sa.Index("copies_state", "state", "not_before"),
+    sa.Index("copies_project", "project"),
+    **MYSQL,
+)
+
+block_digests = sa.Table(
+    "block_digests",
+    metadata,
+    sa.Column("image_id", text(36), primary_key=True),
+    sa.Column("copy_id", text(36), primary_key=True),
+    sa.Column("gib", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("digests", digest_row(), nullable=False),  # BLAKE3 of each MiB of that GiB, one after the other
+    **MYSQL,
+)
+
+instances = sa.Table(
+    "instances",
+    metadata,
+    sa.Column("id", text(80), primary_key=True),
+    sa.Column("node", text(255), nullable=False),
+    sa.Column("lease_until", sa.BigInteger, nullable=False),
+    sa.Column("started", sa.BigInteger, nullable=False),
+    **MYSQL,
+)
+
+leases = sa.Table(
+    "leases",
+    metadata,
+    sa.Column("name", text(200), primary_key=True),
+    sa.Column("instance", text(80), nullable=False),
+    **MYSQL,
+)
+
+events = sa.Table(
+    "events",
+    metadata,
+    sa.Column("n", integer_key(), primary_key=True),
+    sa.Column("image_id", text(36), nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("kind", text(40), nullable=False),
+    sa.Column("project", text(255)),
+    sa.Column("user", text(255)),
+    sa.Column("request", text(64)),
+    sa.Column("detail", long_text()),
+    sa.Index("events_image", "image_id", "n"),
+    **MYSQL,
+)
+
+usage = sa.Table(
+    "usage",
+    metadata,
+    sa.Column("project", text(255), primary_key=True),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    **MYSQL,
+)

@@ -1,0 +1,22 @@
+"""What a verb receives: the parts of the house, built in app.py, and by tests."""
+
+from dataclasses import dataclass
+
+from ikon.config import Settings
+from ikon.db.engine import Database
+from ikon.db.lease import Lease
+from ikon.stores.registry import Stores
+from ikon.transfer.intake import Intake
+from ikon.transfer.outflow import Outflow
+
+
+@dataclass(frozen=True)
+class Kit:
+    """All that verbs, doors and periodic processes work with."""
+
+    settings: Settings
+    db: Database
+    lease: Lease
+    stores: Stores
+    intake: Intake
+    outflow: Outflow

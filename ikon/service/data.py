@@ -1,0 +1,169 @@
+"""Image data: upload and download."""
+
+import contextlib
+import uuid
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+
+import msgspec
+from sqlalchemy import Connection
+
+from ikon import policy, quota
+from ikon.context import Context
+from ikon.db import copies, events, images
+from ikon.db.copies import Copy
+from ikon.kit import Kit
+from ikon.model.image import FORMATS, Image
+from ikon.problems import BadRequest, BadValue, Forbidden, ImageDeleted, ImageTooLarge, OutcomeUnknown, QuotaExceeded, Unavailable
+from ikon.service.images import reachable
+from ikon.transfer.attempts import Attempt
+from ikon.transfer.intake import Bounds, Facts
+from ikon.transfer.outflow import Reader
+
+#: Bytes by which the reservation of an upload of unknown length grows.
+GROW = 64 << 20
+
+
+async def upload(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[bytes], *, store: str | None, size: int | None) -> None:
+    """Write an image's bytes to one store and make the image active. size: bytes that the client announced, None when it did not.
+
+    Raises ImageNotFound, Forbidden, BadValue, StatusConflict, ImageTooLarge, QuotaExceeded, StoreFull, StoreDenied, StoreDown, ClientGone,
+    ImageDeleted. When it fails the image is queued again with the reason, and what the store kept is named by a copies row until it is gone.
+    """
+    attempt = new_attempt(kit, image_id, kit.stores.choose(store))
+    most = kit.settings.limits.image_bytes
+    async with kit.intake.undoing(ctx, attempt):
+        copy = await kit.db.write(_begin, ctx, attempt, record(kit, attempt, size or 0), size, most, kit.settings.quota.bytes)
+        grow = _grower(kit, copy) if size is None and kit.settings.quota.bytes else None
+        facts = await kit.intake.take_in(attempt, blocks, Bounds(size, most), grow)
+        await kit.lease.held()
+        try:
+            await kit.db.write(_finish, ctx, attempt, facts, kit.lease.id, kit.settings.quota.bytes)
+        except OutcomeUnknown:
+            if not await kit.db.read(_is_ready, attempt.copy_id):
+                raise
+
+
+def new_attempt(kit: Kit, image_id: str, store: str) -> Attempt:
+    """An attempt with a name of its own, so that no other's late write or delete can touch its bytes."""
+    copy_id = str(uuid.uuid4())
+    return Attempt(image_id, copy_id, store, kit.stores[store].url(image_id, copy_id))
+
+
+def record(kit: Kit, attempt: Attempt, reserved: int) -> Copy:
+    """The row that names an attempt's bytes before there are any."""
+    return Copy(
+        id=attempt.copy_id,
+        image_id=attempt.image_id,
+        store=attempt.store,
+        node=kit.lease.node if kit.stores[attempt.store].local else None,
+        url=attempt.url,
+        state="writing",
+        instance=kit.lease.id,
+        project=None,
+        reserved=reserved,
+        size=None,
+        created=images.now_us() // 1000,
+        verified_at=None,
+        tries=0,
+        not_before=0,
+    )
+
+
+def _begin(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: int | None, most: int, limit: int) -> Copy:
+    image = reachable(conn, ctx, attempt.image_id, lock=True)
+    policy.require(ctx, "upload_image", image)
+    missing = [name for name in FORMATS if getattr(image, name) is None]
+    if image.status == "queued" and missing:
+        raise BadRequest(f"{'Properties' if len(missing) > 1 else 'Property'} {', '.join(missing)} must be set prior to saving data.")
+    image = images.move(conn, image, "queued", "saving")
+    if size is not None and size > most:
+        raise ImageTooLarge(f"The incoming image is too large: {size} bytes are announced, {most} are allowed")
+    copy = msgspec.structs.replace(copy, project=image.owner or ctx.project)
+    copies.intend(conn, copy)  # the row before the bytes: docs/design/invariants.md, 1
+    events.add(conn, ctx, "image.prepare", image)
+    quota.charge(conn, copy.project, copy.reserved, limit)
+    return copy
+
+
+def _grower(kit: Kit, copy: Copy) -> Callable[[int], Awaitable[int]]:
+    """Reserves more for an upload of unknown length: generously while there is room, to the byte at the end of it."""
+    reserved = 0
+
+    async def grow(total: int) -> int:
+        nonlocal reserved
+        try:
+            reserved = await kit.db.write(_reserve, copy, reserved, total + GROW, kit.settings.quota.bytes)
+        except QuotaExceeded:
+            reserved = await kit.db.write(_reserve, copy, reserved, total, kit.settings.quota.bytes)
+        return reserved
+
+    return grow
+
+
+def _reserve(conn: Connection, copy: Copy, reserved: int, wanted: int, limit: int) -> int:
+    if not copies.reserve(conn, copy.id, copy.instance or "", wanted):
+        raise lost(conn, copy.image_id)
+    quota.charge(conn, copy.project, wanted - reserved, limit)
+    return wanted
+
+
+def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, me: str, limit: int) -> None:
+    image = images.lock(conn, attempt.image_id)
+    copy = copies.get(conn, attempt.copy_id)
+    if image is None or copy is None or not copies.finish(conn, attempt.copy_id, me, facts.size):
+        raise lost(conn, attempt.image_id)
+    image = images.move(
+        conn,
+        image,
+        "saving",
+        "active",
+        size=facts.size,
+        checksum=facts.checksum,
+        os_hash_algo=facts.os_hash_algo,
+        os_hash_value=facts.os_hash_value,
+        digests=attempt.copy_id,
+        reason=None,
+        stores=[attempt.store],
+    )
+    events.add(conn, ctx, "image.activate", image)
+    if facts.size != copy.reserved:
+        quota.charge(conn, copy.project, facts.size - copy.reserved, limit)
+
+
+def lost(conn: Connection, image_id: str) -> ImageDeleted | Unavailable:
+    """Why an attempt that was ours is ours no more."""
+    if images.get(conn, image_id) is None:
+        return ImageDeleted(f"Image {image_id} could not be found after upload. The image may have been deleted during the upload.")
+    return Unavailable("The server lost touch with its database for too long, and the upload was given up. Upload again", retry_after_s=1)
+
+
+def _is_ready(conn: Connection, copy_id: str) -> bool:
+    copy = copies.get(conn, copy_id)
+    return copy is not None and copy.state == "ready"
+
+
+@contextlib.asynccontextmanager
+async def download(kit: Kit, ctx: Context, image_id: str, prefer: list[str]) -> AsyncIterator[tuple[Image, Reader]]:
+    """An image and a reader of its bytes. prefer: stores to read from first. A reader of an image without data must not be read.
+
+    Raises ImageNotFound, Forbidden, BadValue for a store that is not configured.
+    """
+    for store in prefer:
+        if store not in kit.stores.all:
+            raise BadValue(f"Store '{store}' is not configured.")
+    image, found = await kit.db.read(_find, ctx, image_id)
+    async with kit.outflow.reading(image, found, prefer) as reader:
+        yield image, reader
+
+
+def _find(conn: Connection, ctx: Context, image_id: str) -> tuple[Image, list[Copy]]:
+    image = reachable(conn, ctx, image_id)
+    policy.require(ctx, "download_image", image)
+    if image.status == "deactivated" and not ctx.admin:
+        raise Forbidden("The requested image has been deactivated. Image data download is forbidden.")
+    return image, copies.of_image(conn, image_id)
+
+
+def has_data(image: Image) -> bool:
+    """Whether the image's data may be served: it is whole, and known by its digest."""
+    return image.status in ("active", "deactivated")

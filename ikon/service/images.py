@@ -1,0 +1,185 @@
+"""Image records: create, show, list, change, delete, deactivate."""
+
+import time
+import uuid
+
+import msgspec
+from sqlalchemy import Connection
+
+from ikon import policy
+from ikon.config import Limits
+from ikon.context import Context
+from ikon.db import copies, events, images
+from ikon.db.copies import Copy
+from ikon.kit import Kit
+from ikon.model.image import Image, New, check_counts, visible
+from ikon.model.listing import Listing
+from ikon.model.patch import Change, apply
+from ikon.problems import Busy, Forbidden, ImageNotFound, VersionMismatch
+
+#: Microseconds tried when the one an image was created in is taken.
+K_TRIES = 100
+
+
+async def create(kit: Kit, ctx: Context, new: New) -> Image:
+    """Register an image without data. Raises Forbidden, QuotaExceeded, ImageExists."""
+    owner = new.base.owner if new.owner_given else ctx.project
+    if not ctx.admin and (ctx.project is None or (new.owner_given and owner != ctx.project)):
+        policy.require(ctx, "add_image")
+        raise Forbidden(f"You are not permitted to create images owned by '{owner}'")
+    image = _fresh(new, owner)
+    policy.require(ctx, "add_image", image)
+    _require_visibility(ctx, image, "shared")
+    check_counts(len(image.properties), len(image.tags), (kit.settings.limits.properties, kit.settings.limits.tags))
+    for _ in range(K_TRIES):
+        try:
+            return await kit.db.write(_insert, ctx, image)
+        except images.TakenK:
+            image = msgspec.structs.replace(image, k=image.k + 1)
+    raise Busy("Too many images are being created in this microsecond", retry_after_s=1)
+
+
+def _fresh(new: New, owner: str | None) -> Image:
+    base, now = new.base, images.now_us()
+    return Image(
+        k=now,
+        id=new.id or str(uuid.uuid4()),
+        owner=owner,
+        visibility=base.visibility,
+        os_hidden=base.os_hidden,
+        status="queued",
+        name=base.name,
+        disk_format=base.disk_format,
+        container_format=base.container_format,
+        size=None,
+        virtual_size=None,
+        min_disk=base.min_disk,
+        min_ram=base.min_ram,
+        protected=base.protected,
+        checksum=None,
+        os_hash_algo=None,
+        os_hash_value=None,
+        updated=now,
+        version=1,
+        reason=None,
+        digests=None,
+        properties=new.properties,
+        tags=base.tags,
+        stores=[],
+    )
+
+
+def _insert(conn: Connection, ctx: Context, image: Image) -> Image:
+    images.insert(conn, image)
+    events.add(conn, ctx, "image.create", image)
+    return image
+
+
+def _require_visibility(ctx: Context, image: Image, was: str) -> None:
+    if image.visibility != was:
+        if image.visibility == "public":
+            policy.require(ctx, "publicize_image", image)
+        elif image.visibility == "community":
+            policy.require(ctx, "communitize_image", image)
+
+
+def reachable(conn: Connection, ctx: Context, image_id: str, *, lock: bool = False) -> Image:
+    """The image, if the caller may see it. Raises ImageNotFound, NotFound."""
+    image = images.lock(conn, image_id) if lock else images.get(conn, image_id)
+    if image is None or not visible(ctx, image):
+        raise ImageNotFound(image_id)
+    policy.require(ctx, "get_image", image)
+    return image
+
+
+async def show(kit: Kit, ctx: Context, image_id: str) -> Image:
+    """One image's record. Raises ImageNotFound."""
+    return await kit.db.read(reachable, ctx, image_id)
+
+
+async def browse(kit: Kit, ctx: Context, listing: Listing) -> list[Image]:
+    """One page of the images that the caller sees. Raises BadValue for a marker that is not among them, TooSlow."""
+    policy.require(ctx, "get_images")
+    if listing.limit == 0:
+        return []
+    return await kit.db.read(_page, ctx, listing, time.monotonic() + kit.settings.limits.list_s)
+
+
+def _page(conn: Connection, ctx: Context, listing: Listing, deadline_s: float) -> list[Image]:
+    marker = None
+    if listing.marker is not None:
+        marker = images.get(conn, listing.marker)
+        if marker is None or not visible(ctx, marker):
+            raise images.no_marker(listing.marker)
+    return images.page(conn, ctx, listing, marker, deadline_s)
+
+
+async def update(kit: Kit, ctx: Context, image_id: str, changes: list[Change], if_match: str | None) -> Image:
+    """Apply a patch, all of it or nothing. if_match: version that the caller has seen, or None.
+
+    Raises ImageNotFound, Forbidden, ReadOnly, Conflict, QuotaExceeded, VersionMismatch. Without changes nothing is saved.
+    """
+    if not changes and if_match is None:
+        return await show(kit, ctx, image_id)
+    return await kit.db.write(_update, ctx, image_id, changes, if_match, kit.settings.limits)
+
+
+def _update(conn: Connection, ctx: Context, image_id: str, changes: list[Change], if_match: str | None, limits: Limits) -> Image:
+    image = reachable(conn, ctx, image_id, lock=True)
+    if if_match is not None and if_match != str(image.version):
+        raise VersionMismatch
+    if not changes:
+        return image
+    policy.require(ctx, "modify_image", image)
+    changed = apply(image, changes, admin=ctx.admin)
+    _require_visibility(ctx, msgspec.structs.replace(changed, owner=image.owner), image.visibility)
+    grew = changed.properties.keys() - image.properties.keys()
+    check_counts(len(changed.properties) if grew else None, len(changed.tags), (limits.properties, limits.tags))
+    saved = images.save(conn, changed)
+    events.add(conn, ctx, "image.update", saved)
+    return saved
+
+
+async def delete(kit: Kit, ctx: Context, image_id: str) -> None:
+    """Delete an image in any status. Running uploads of it end; bytes that cannot be deleted at once are deleted later.
+
+    Raises ImageNotFound, Forbidden.
+    """
+    for copy in await kit.db.write(_delete, ctx, image_id):
+        if copy.state == "writing":
+            kit.intake.attempts.stop(copy.id)  # its own task deletes what it wrote; one in another process learns at its next look
+        else:
+            await kit.intake.remove(copy)
+
+
+def _delete(conn: Connection, ctx: Context, image_id: str) -> list[Copy]:
+    image = reachable(conn, ctx, image_id, lock=True)
+    policy.require(ctx, "delete_image", image)
+    if image.protected:
+        raise Forbidden(f"Image {image_id} is protected and cannot be deleted.")
+    found = copies.of_image(conn, image_id)
+    for copy in found:
+        copies.condemn(conn, copy)
+    images.delete(conn, image)
+    events.add(conn, ctx, "image.delete", msgspec.structs.replace(image, version=image.version + 1))
+    return found
+
+
+async def deactivate(kit: Kit, ctx: Context, image_id: str) -> None:
+    """Stop serving an image's data to anyone but administrators. Raises ImageNotFound, Forbidden."""
+    await kit.db.write(_switch, ctx, image_id, "deactivate", "active", "deactivated")
+
+
+async def reactivate(kit: Kit, ctx: Context, image_id: str) -> None:
+    """Serve a deactivated image's data again. Raises ImageNotFound, Forbidden."""
+    await kit.db.write(_switch, ctx, image_id, "reactivate", "deactivated", "active")
+
+
+def _switch(conn: Connection, ctx: Context, image_id: str, action: str, old: str, new: str) -> None:
+    image = reachable(conn, ctx, image_id, lock=True)
+    policy.require(ctx, action, image)
+    if image.status == new:
+        return
+    if image.status != old:
+        raise Forbidden(f"Not allowed to {action} image in status '{image.status}'")
+    events.add(conn, ctx, "image.update", images.move(conn, image, old, new))

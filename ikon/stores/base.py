@@ -1,0 +1,86 @@
+"""What a store is. Whoever writes one reads this page; the suite in tests/contract/stores.py judges it."""
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Annotated, Any, NamedTuple, Protocol
+
+from msgspec import Meta, Struct
+
+Buffer = bytes | bytearray | memoryview
+
+
+class StoreSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Settings that every store has."""
+
+    type: Annotated[str, Meta(description="Kind of store.")]
+    weight: Annotated[int, Meta(description="Stores of higher weight are read first.")] = 0
+    description: Annotated[str, Meta(description="Sentence shown to users who choose a store.")] = ""
+
+
+class LocalFile(NamedTuple):
+    """Bytes that this machine can read by a file descriptor, which belongs to the receiver, who closes it. size: bytes in it now."""
+
+    fd: int
+    size: int
+
+
+class Usage(NamedTuple):
+    """Room in a store, in bytes; None where the store cannot tell."""
+
+    free: int | None
+    total: int | None
+
+
+class Found(NamedTuple):
+    """Something that lies in a store: its URL, and whether it is a finished copy or what an attempt left."""
+
+    url: str
+    finished: bool
+
+
+class Writer(Protocol):
+    """One attempt to store one image's bytes."""
+
+    async def write(self, blocks: Sequence[Buffer]) -> None:
+        """Take these blocks, in order; they belong to the caller again on return. Raises StoreFull, StoreDenied, StoreDown."""
+
+    async def commit(self) -> None:
+        """After this, and only after this, the bytes can be read and survive a power cut. Raises as `write` does."""
+
+    async def abort(self) -> None:
+        """Nothing stays behind. May be called after any failure, and twice."""
+
+
+class Store(Protocol):
+    """A place for image bytes. Every call is safe from any task; calls that block run on the store's own bounded threads."""
+
+    settings: StoreSettings
+    #: Whether only the node that wrote a copy can reach its bytes.
+    local: bool
+
+    def url(self, image_id: str, copy_id: str) -> str:
+        """Where an attempt's bytes will be: known, and committed, before the first of them is written. Holds no secret."""
+
+    async def create(self, url: str, size: int | None) -> Writer:
+        """Begin an attempt under its URL. size: bytes expected, None when not known. Raises StoreFull, StoreDenied, StoreDown."""
+
+    async def open(self, url: str) -> LocalFile:
+        """The bytes under a URL. Raises CopyMissing, StoreDown."""
+
+    async def delete(self, url: str) -> None:
+        """Make sure that nothing lies under the URL, finished or not, and that this survives a power cut. Raises StoreDown."""
+
+    def list(self) -> AsyncIterator[Found]:
+        """Everything in the store that looks like a copy, in no order."""
+
+    async def usage(self) -> Usage:
+        """Room in the store. Raises StoreDown."""
+
+    def details(self) -> dict[str, Any]:
+        """Properties of the store that an administrator may see."""
+
+    def close(self) -> None:
+        """Let go of threads and connections. Does not wait for a hung store."""
+
+
+class CopyMissing(Exception):
+    """The store has nothing under this URL."""

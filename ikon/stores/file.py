@@ -1,0 +1,224 @@
+"""Images as files in one directory: `<image id>.<copy id>`, written as `.part` beside it and published by a rename."""
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import os
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
+
+from msgspec import Meta
+
+from ikon.problems import StartError, StoreDenied, StoreDown, StoreFull
+from ikon.stores.base import Buffer, CopyMissing, Found, LocalFile, StoreSettings, Usage, Writer
+from ikon.threads import Pool
+
+T = TypeVar("T")
+NAME = re.compile(r"[0-9A-Za-z-]+\.[0-9a-f-]{36}(\.part)?")
+PART = ".part"
+#: Bytes written between requests to begin writing them to disk, so that the final fsync finds little left.
+FLUSH_BYTES = 32 << 20
+LIBC = ctypes.CDLL(None)
+SYNC_FILE_RANGE_WRITE = 2  #: linux/fs.h
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+class FileSettings(StoreSettings, frozen=True, kw_only=True):
+    """A directory of a local or mounted file system."""
+
+    path: Annotated[str, Meta(min_length=1, description="Directory of the images; made if it is missing.")]
+    threads: Annotated[int, Meta(ge=1, description="Reads, writes and deletions at work at once.")] = 4
+
+
+class FileStore:
+    """A directory of image files, each reachable by the node that wrote it."""
+
+    Settings = FileSettings
+    local = True
+
+    def __init__(self, name: str, settings: FileSettings) -> None:
+        """Raises StartError when the directory cannot be made or written to."""
+        self.name, self.settings = name, settings
+        self.path = Path(settings.path).absolute()
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, "not writable", str(self.path))
+        except OSError as error:
+            raise StartError(
+                f"config: stores.{name}.path = {settings.path!r}: {error.strerror}. Name a directory that this user can write to"
+            ) from None
+        self._pool = Pool(f"store-{name}", settings.threads)
+
+    def url(self, image_id: str, copy_id: str) -> str:
+        """See Store."""
+        return f"file://{self.path}/{image_id}.{copy_id}"
+
+    def _file(self, url: str) -> Path:
+        """The file that one of our URLs names. Nothing outside the directory can be named."""
+        parts = urlsplit(url)
+        path = Path(parts.path)
+        if parts.scheme != "file" or parts.netloc or path.parent != self.path or not NAME.fullmatch(path.name):
+            raise StoreDown(f"Store {self.name} does not keep what its record names")
+        return path
+
+    async def create(self, url: str, size: int | None) -> Writer:
+        """See Store."""
+        return await self._call(_begin, self, self._file(url), size)
+
+    async def open(self, url: str) -> LocalFile:
+        """See Store."""
+        return await self._call(_open, self._file(url))
+
+    async def delete(self, url: str) -> None:
+        """See Store."""
+        await self._call(_delete, self._file(url))
+
+    async def list(self) -> AsyncIterator[Found]:
+        """See Store."""
+        entries = await self._call(os.scandir, self.path)
+        try:
+            while names := await self._call(_next_names, entries, 500):
+                for name in names:
+                    yield Found(f"file://{self.path}/{name.removesuffix(PART)}", not name.endswith(PART))
+        finally:
+            entries.close()
+
+    async def usage(self) -> Usage:
+        """See Store."""
+        stat = await self._call(os.statvfs, self.path)
+        return Usage(stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize)
+
+    def details(self) -> dict[str, Any]:
+        """See Store."""
+        return {"data_dir": str(self.path)}
+
+    def close(self) -> None:
+        """See Store."""
+        self._pool.close()
+
+    async def _call(self, fn: Callable[..., T], *args: Any) -> T:
+        try:
+            return await self._pool.run(fn, *args)
+        except OSError as error:
+            self.fail(error)
+
+    def fail(self, error: OSError) -> NoReturn:
+        """Raise what an error of the file system means to a user."""
+        if error.errno in FULL:
+            raise StoreFull(f"Store {self.name} is full") from error
+        if error.errno in DENIED:
+            raise StoreDenied(f"Store {self.name} cannot be written to") from error
+        raise StoreDown(f"Store {self.name} failed: {error.strerror}") from error
+
+
+class FileWriter:
+    """An attempt: a `.part` file that becomes the image's file when it is whole and on disk."""
+
+    def __init__(self, store: FileStore, path: Path, fd: int) -> None:
+        self._store, self._path, self._fd = store, path, fd
+        self._written = self._flushed = 0
+        self._busy = asyncio.Lock()  # abort waits for the write that a cancelled caller left behind
+
+    async def write(self, blocks: Sequence[Buffer]) -> None:
+        """See Writer."""
+        await self._exclusive(self._write, blocks)
+
+    async def commit(self) -> None:
+        """See Writer."""
+        await self._exclusive(self._commit)
+
+    async def abort(self) -> None:
+        """See Writer."""
+        await self._exclusive(self._abort)
+
+    async def _exclusive(self, fn: Callable[..., None], *args: Any) -> None:
+        """One thread at a time touches the file, and a cancelled caller leaves only when it has stopped."""
+        async with self._busy:
+            work = asyncio.ensure_future(self._store._call(fn, *args))
+            try:
+                await asyncio.shield(work)
+            except asyncio.CancelledError:
+                with contextlib.suppress(Exception):
+                    await work
+                raise
+
+    def _write(self, blocks: Sequence[Buffer]) -> None:
+        views = [memoryview(block) for block in blocks]
+        while views:
+            n = os.writev(self._fd, views[:64])
+            self._written += n
+            while views and n >= len(views[0]):
+                n -= len(views.pop(0))
+            if n:
+                views[0] = views[0][n:]
+        if self._written - self._flushed >= FLUSH_BYTES:
+            _begin_flush(self._fd, self._flushed, self._written - self._flushed)
+            self._flushed = self._written
+
+    def _commit(self) -> None:
+        os.fsync(self._fd)
+        self._close()
+        os.rename(f"{self._path}{PART}", self._path)
+        _sync_directory(self._path.parent)
+
+    def _abort(self) -> None:
+        self._close()
+        _delete(self._path)
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
+def _begin(store: FileStore, path: Path, size: int | None) -> FileWriter:
+    if size is not None:
+        stat = os.statvfs(path.parent)
+        if size > stat.f_bavail * stat.f_frsize:
+            raise OSError(errno.ENOSPC, "not enough room for the announced size")
+    fd = os.open(f"{path}{PART}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    return FileWriter(store, path, fd)
+
+
+def _open(path: Path) -> LocalFile:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise CopyMissing(str(path)) from None
+    return LocalFile(fd, os.fstat(fd).st_size)
+
+
+def _delete(path: Path) -> None:
+    for name in (f"{path}{PART}", path):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
+    _sync_directory(path.parent)
+
+
+def _next_names(entries: Any, most: int) -> list[str]:
+    names = []
+    for entry in entries:
+        if NAME.fullmatch(entry.name):
+            names.append(entry.name)
+            if len(names) == most:
+                break
+    return names
+
+
+def _sync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _begin_flush(fd: int, offset: int, length: int) -> None:
+    """Have the kernel start writing these bytes out, without waiting and without dropping them from the page cache."""
+    LIBC.sync_file_range(fd, ctypes.c_int64(offset), ctypes.c_int64(length), SYNC_FILE_RANGE_WRITE)

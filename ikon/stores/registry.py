@@ -1,0 +1,62 @@
+"""Finds the kinds of stores that are installed and opens those that the settings name."""
+
+from collections.abc import Mapping
+from importlib.metadata import entry_points
+from typing import Any
+
+import msgspec
+
+from ikon.config import Settings, explain
+from ikon.problems import BadValue, StartError
+from ikon.stores.base import Store
+
+
+class Stores:
+    """The configured stores by name, in the order of the settings."""
+
+    def __init__(self, stores: dict[str, Store], default: str) -> None:
+        self.all, self.default = stores, default
+
+    def choose(self, name: str | None) -> str:
+        """The name of the store for an upload. Raises BadValue for one that is not configured; reserved names never are."""
+        if name is None:
+            return self.default
+        if name not in self.all:
+            raise BadValue(f"Store for identifier {name} not found. Stores here: {', '.join(self.all)}")
+        return name
+
+    def __getitem__(self, name: str) -> Store:
+        return self.all[name]
+
+    def weight(self, name: str) -> int:
+        """How early a store is read; a store that is configured no more comes last."""
+        return self.all[name].settings.weight if name in self.all else -(2**31)
+
+    def close(self) -> None:
+        """Close every store."""
+        for store in self.all.values():
+            store.close()
+
+
+def open_stores(settings: Settings) -> Stores:
+    """Open every configured store. Raises StartError, naming the key, for settings that a store does not take."""
+    return Stores({name: _open(name, raw) for name, raw in settings.stores.items()}, settings.default_store)
+
+
+def kinds() -> dict[str, Any]:
+    """The entry points of installed kinds of stores by type."""
+    return {point.name: point for point in entry_points(group="ikon.stores")}
+
+
+def _open(name: str, raw: Mapping[str, Any]) -> Store:
+    known = kinds()
+    kind = raw.get("type")
+    if kind not in known:
+        raise StartError(f"config: stores.{name}.type = {kind!r}: no such kind of store. Allowed: {', '.join(sorted(known))}")
+    maker: Any = known[kind].load()
+    try:
+        settings = msgspec.convert(raw, maker.Settings)
+    except msgspec.ValidationError as error:
+        raise StartError(explain(error, raw, maker.Settings, {}, where=f"stores.{name}")) from None
+    store: Store = maker(name, settings)
+    return store

@@ -1,0 +1,210 @@
+"""Image data on its way in: from a stream into one store, with its digests; and the way back when that fails.
+
+Undoing claims first: one transaction takes the copy from writing to deleting and the image from saving to queued. Only who wins that
+deletes bytes, then the row. Losing it means that the other side won: touch nothing.
+"""
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+
+import msgspec
+from sqlalchemy import Connection
+
+from ikon import log
+from ikon.context import Context
+from ikon.db import copies, events, images, usage
+from ikon.db.copies import Copy
+from ikon.db.engine import Database
+from ikon.db.lease import Lease
+from ikon.model.image import Image
+from ikon.problems import BadRequest, ImageTooLarge, Problem
+from ikon.stores.base import Buffer
+from ikon.stores.registry import Stores
+from ikon.threads import Pool
+from ikon.transfer.attempts import Attempt, Attempts, outcome
+from ikon.transfer.budget import Budget
+from ikon.transfer.digests import ALGORITHM, BlockDigests, Md5, Multihash
+from ikon.transfer.pump import Pump
+
+#: Seconds that an answer waits for bytes to be deleted; after that the reaper goes on.
+INLINE_S = 2.0
+#: Seconds before bytes whose deletion failed are tried again: doubled with every try, up to the second number.
+BACK_OFF_S = (5, 600)
+#: Seconds after which the names of a process that may still be alive are looked at once more.
+SECOND_LOOK_S = 600
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What is known of an image once its bytes are stored. size: bytes."""
+
+    size: int
+    checksum: str
+    os_hash_algo: str
+    os_hash_value: str
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """How long a stream may be, in bytes. expected: what the client announced, None when it did not. most: the largest image taken."""
+
+    expected: int | None
+    most: int
+
+
+class Intake:
+    """Writes attempts, undoes them, and removes copies that are to be deleted."""
+
+    def __init__(self, db: Database, stores: Stores, lease: Lease, buffer_bytes: int, *, limited: bool) -> None:
+        self._db, self._stores, self._lease, self._limited = db, stores, lease, limited
+        self.attempts = Attempts()
+        self.budget = Budget(buffer_bytes)
+        self._digests = Pool("digests", 4)
+
+    @contextlib.asynccontextmanager
+    async def undoing(self, ctx: Context, attempt: Attempt) -> AsyncIterator[Attempt]:
+        """Run one attempt. Whatever ends it early, its bytes and its row go and the image is queued again, with the reason."""
+        with self.attempts.running(attempt):
+            try:
+                yield attempt
+            except BaseException as failure:
+                reason = str(failure) if isinstance(failure, Problem) else "the server stopped, or failed, during the upload"
+                await outcome(self._undo(ctx, attempt, reason))
+                raise
+
+    async def _undo(self, ctx: Context, attempt: Attempt, reason: str) -> None:
+        try:
+            await self._lease.held()
+            claim = await self._db.write(_give_up, ctx, attempt.image_id, attempt.copy_id, self._lease.id, reason)
+        except Problem as problem:
+            log.get().warning("undo put off", image=attempt.image_id, copy=attempt.copy_id, because=str(problem))
+            claim = None  # the row names us, and we are alive: the reaper of this process tries again
+        if attempt.writer is not None and claim != "finished":
+            with contextlib.suppress(Problem):
+                await attempt.writer.abort()  # these names are this attempt's alone, so that this is right whoever won
+        if claim == "claimed" and (copy := await self._db.read(copies.get, attempt.copy_id)):
+            await self.remove(copy)
+
+    async def undo_forgotten(self, copy: Copy) -> None:
+        """Undo an attempt of this process that no task runs any more, because its undoing could not be done at the time."""
+        await self._undo(
+            Context(user="reaper"), Attempt(copy.image_id, copy.id, copy.store, copy.url), "the upload broke off; upload again"
+        )
+
+    async def take_in(
+        self, attempt: Attempt, blocks: AsyncIterable[bytes], bounds: Bounds, grow: Callable[[int], Awaitable[int]] | None = None
+    ) -> Facts:
+        """Store a stream and make it durable. `grow` is asked for more room when the stream passes what it last returned.
+
+        Raises BadRequest for a length that is not the announced one, ImageTooLarge, QuotaExceeded, StoreFull, StoreDenied, StoreDown,
+        ClientGone, and ImageDeleted when the attempt is stopped meanwhile.
+        """
+        md5, multihash, block_digests = Md5(), Multihash(), BlockDigests()
+        attempt.writer = writer = await self._stores[attempt.store].create(attempt.url, bounds.expected)
+
+        async def store(batch: Sequence[Buffer]) -> None:
+            await writer.write(batch)
+
+        async def digest(batch: Sequence[Buffer]) -> None:
+            await self._digests.run(block_digests.update, batch)
+            while (full := block_digests.take_gib()) is not None:
+                await self._keep_digests(attempt, gibs, full)
+
+        gibs = itertools.count()
+        pump = Pump(
+            self.budget, [store, lambda b: self._digests.run(md5.update, b), lambda b: self._digests.run(multihash.update, b), digest]
+        )
+        size = await attempt.unless_stopped(pump.run(_counted(blocks, bounds, grow)))
+        if bounds.expected is not None and size != bounds.expected:
+            raise BadRequest(f"Size mismatch: expected {bounds.expected} bytes, got {size} bytes")
+        if rest := block_digests.rest():
+            await self._keep_digests(attempt, gibs, rest)
+        await self._lease.held()
+        attempt.check()
+        await outcome(writer.commit())
+        return Facts(size, md5.hex(), ALGORITHM, multihash.hex())
+
+    async def _keep_digests(self, attempt: Attempt, gibs: Iterator[int], digests: bytes) -> None:
+        await self._db.write(copies.add_digests, attempt.image_id, attempt.copy_id, next(gibs), digests)
+
+    async def remove(self, copy: Copy) -> bool:
+        """Delete the bytes of a copy in deleting, then its row. What does not succeed in 2 s is left to the reaper. True when all is gone."""
+        store = self._stores.all.get(copy.store)
+        if store is None or (store.local and copy.node != self._lease.node):
+            return False
+        try:
+            await self._lease.held()
+            await asyncio.wait_for(outcome_of(store.delete(copy.url)), INLINE_S)
+        except (Problem, TimeoutError) as problem:
+            wait_s = min(BACK_OFF_S[0] << min(copy.tries, 10), BACK_OFF_S[1])
+            log.get().warning(
+                "bytes not deleted yet", store=copy.store, copy=copy.id, again_in_s=wait_s, because=str(problem) or "timed out"
+            )
+            await self._db.write(copies.release, copy.id, wait_s * 1000)
+            return False
+        return await self._db.write(_gone, copy, limited=self._limited)
+
+    async def remove_of_unproven(self, copy: Copy) -> None:
+        """Delete the bytes of a copy whose process may only be paused; its row stays for a second look, since it might begin its file late."""
+        store = self._stores.all.get(copy.store)
+        if store is None or (store.local and copy.node != self._lease.node):
+            return
+        with contextlib.suppress(Problem):
+            await store.delete(copy.url)
+        await self._db.write(copies.release, copy.id, SECOND_LOOK_S * 1000)
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._digests.close()
+
+
+async def outcome_of(work: Awaitable[None]) -> None:
+    """Wait for work that goes on by itself when the waiting is given up."""
+    await asyncio.shield(asyncio.ensure_future(work))
+
+
+async def _counted(blocks: AsyncIterable[bytes], bounds: Bounds, grow: Callable[[int], Awaitable[int]] | None) -> AsyncIterator[bytes]:
+    """The stream, ended by a problem at the first byte too many."""
+    total, room = 0, 0
+    async for block in blocks:
+        total += len(block)
+        if bounds.expected is not None and total > bounds.expected:
+            raise BadRequest(f"Size exceeds: expected {bounds.expected} bytes, got {total} bytes")
+        if total > bounds.most:
+            raise ImageTooLarge(f"The incoming image is too large: it passed the limit of {bounds.most} bytes")
+        if grow is not None and total > room:
+            room = await grow(total)
+        yield block
+
+
+def _give_up(conn: Connection, ctx: Context, image_id: str, copy_id: str, me: str, reason: str) -> str:
+    """Claim an attempt for undoing, and queue its image again if it was saving. See copies.claim_undo for what comes back."""
+    image = images.lock(conn, image_id)
+    claim = copies.claim_undo(conn, copy_id, me)
+    if claim == "claimed" and image is not None and image.status == "saving":
+        queue_again(conn, ctx, image, reason)
+    return claim
+
+
+def queue_again(conn: Connection, ctx: Context, image: Image, reason: str) -> None:
+    """Put a locked image whose upload failed back where it was, and keep why."""
+    image = images.move(conn, image, "saving", "queued", reason=reason[:1000], size=None)
+    events.add(conn, ctx, "image.upload.failed", image, reason)
+
+
+def _gone(conn: Connection, copy: Copy, *, limited: bool) -> bool:
+    """The bytes of a copy are gone: so are its row and its charge."""
+    row = copies.forget(conn, copy)
+    if row is not None and limited and row.project is not None:
+        usage.charge(conn, row.project, -row.reserved)
+    return True
+
+
+def take_over(conn: Connection, ctx: Context, copy: Copy, reason: str) -> bool:
+    """Claim the attempt of a dead instance, and queue its image again. False when it is not to be had."""
+    image = images.lock(conn, copy.image_id)
+    if not copies.claim_ownerless(conn, copy):
+        return False
+    if image is not None and image.status == "saving":
+        queue_again(conn, ctx, image, reason)
+    return True

@@ -1,0 +1,226 @@
+"""Image data on its way out: block by block, each checked against its digest before it is sent, from whichever copy has it right.
+
+A copy that gives a wrong, short or no block is marked suspect and left; the same block is read from another. When no copy has it, the
+answer is a 503 if nothing was sent yet, and a broken connection if something was: never a wrong byte, never a silent end.
+"""
+
+import asyncio
+import contextlib
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+import blake3
+
+from ikon import log
+from ikon.db import copies
+from ikon.db.copies import READABLE, Copy
+from ikon.db.engine import Database
+from ikon.model.image import Image
+from ikon.problems import DataUnavailable, Problem
+from ikon.stores.base import CopyMissing, LocalFile
+from ikon.stores.registry import Stores
+from ikon.threads import Pool
+from ikon.transfer.digests import BLOCK, DIGEST, GIB_BLOCKS
+
+#: Bytes read at once while checking: little enough to stay in a core's cache between the read and the digest.
+PIECE = 256 * 1024
+#: Seconds for which a checked block may be sent; a slow reader's block is checked again.
+FRESH_S = 5.0
+#: Blocks checked in one go ahead of the one that is being sent.
+AHEAD = 2
+
+#: A client that takes longer than this for a MiB is sent smaller pieces, so that what it gets has been checked not long ago.
+SLOW_S, SLOW_PIECE = 1.0, 64 * 1024
+
+#: Sends `count` bytes of a file descriptor from an offset; returns how many it sent, fewer only when the file ended.
+SendFile = Callable[[int, int, int], Awaitable[int]]
+
+
+class Outflow:
+    """Opens images for reading."""
+
+    def __init__(self, db: Database, stores: Stores, node: str) -> None:
+        self._db, self._stores, self._node = db, stores, node
+        self._checks = Pool("checks", 4)
+
+    @contextlib.asynccontextmanager
+    async def reading(self, image: Image, found: Sequence[Copy], prefer: Sequence[str]) -> AsyncIterator["Reader"]:
+        """A reader of an active image. prefer: stores to try first; then by weight, sound copies before suspect ones."""
+        order = sorted(
+            (c for c in found if c.state in READABLE and c.store in self._stores.all and (c.node is None or c.node == self._node)),
+            key=lambda c: (
+                c.store not in prefer,
+                prefer.index(c.store) if c.store in prefer else 0,
+                c.state,
+                -self._stores.weight(c.store),
+            ),
+        )
+        reader = Reader(self._db, self._stores, self._checks, image, order)
+        try:
+            yield reader
+        finally:
+            reader.close()
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._checks.close()
+
+
+class Reader:
+    """One read of one image, whole or in part."""
+
+    def __init__(self, db: Database, stores: Stores, checks: Pool, image: Image, order: list[Copy]) -> None:
+        self._db, self._stores, self._checks, self._image, self._order = db, stores, checks, image, order
+        self._file: LocalFile | None = None
+        self._gib, self._digests = -1, b""
+
+    async def check(self, block: int) -> int:
+        """Find a copy whose block, and as many of the next ones as are checked ahead, is right. Returns how many blocks are. Raises DataUnavailable."""
+        while True:
+            await self._have_digests(block)
+            file = await self._have_file()
+            good = await self._checks.run(_good_blocks, file.fd, block, self._digests, self._sizes(block))
+            if good:
+                return good
+            await self._leave_copy(f"block {block} is wrong or missing")
+
+    async def send(self, sendfile: SendFile, offset: int, length: int, checked: int) -> None:
+        """Send part of the image, of which the first `checked` blocks have just been checked. Raises DataUnavailable, ClientGone."""
+        loop = asyncio.get_running_loop()
+        end = offset + length
+        fresh_until = loop.time() + FRESH_S
+        while offset < end:
+            block = offset // BLOCK
+            if not checked or loop.time() > fresh_until:
+                checked = await self.check(block)
+                fresh_until = loop.time() + FRESH_S
+            stop = min(end, (block + checked) * BLOCK)
+            ahead = asyncio.ensure_future(self._check_ahead(block + checked)) if stop < end else None
+            try:
+                offset = await self._send_checked(sendfile, offset, stop, fresh_until)
+            finally:
+                checked_ahead = await ahead if ahead else 0
+            if offset < stop:
+                checked = 0  # the client was slow, or the file has shrunk: look again before the rest
+            else:
+                checked, fresh_until = checked_ahead, loop.time() + FRESH_S
+
+    async def _send_checked(self, sendfile: SendFile, offset: int, stop: int, fresh_until: float) -> int:
+        """Send bytes that were checked, while that is fresh. Returns where to go on."""
+        assert self._file is not None
+        loop = asyncio.get_running_loop()
+        piece = BLOCK
+        while offset < stop and (began := loop.time()) <= fresh_until:
+            wanted = min(piece, stop - offset)
+            sent = await sendfile(self._file.fd, offset, wanted)
+            offset += sent
+            if sent < wanted:
+                break
+            piece = BLOCK if loop.time() - began < SLOW_S else SLOW_PIECE
+        return offset
+
+    async def blocks(self) -> AsyncIterator[bytes]:
+        """The whole image, block by block, each checked. Raises DataUnavailable."""
+        for block in range(-(-(self._image.size or 0) // BLOCK)):
+            await self._have_digests(block)
+            while True:
+                file = await self._have_file()
+                data = await self._checks.run(_good_block, file.fd, block, self._digests, self._sizes(block)[0])
+                if data is not None:
+                    yield data
+                    break
+                await self._leave_copy(f"block {block} is wrong or missing")
+
+    async def _check_ahead(self, block: int) -> int:
+        """Check the blocks to come in the copy at hand; 0 when they are not right there, which is looked into when they are due."""
+        if self._file is None or block // GIB_BLOCKS != self._gib:
+            return 0
+        return await self._checks.run(_good_blocks, self._file.fd, block, self._digests, self._sizes(block))
+
+    def _sizes(self, block: int) -> list[int]:
+        """Bytes in this block and the next ones that are checked in one go, inside one GiB of digests."""
+        size = self._image.size or 0
+        last = min(block + AHEAD, -(-size // BLOCK), (block // GIB_BLOCKS + 1) * GIB_BLOCKS)
+        return [min(BLOCK, size - n * BLOCK) for n in range(block, last)]
+
+    async def _have_digests(self, block: int) -> None:
+        gib = block // GIB_BLOCKS
+        if gib != self._gib:
+            self._digests = await self._db.read(copies.digests, self._image.id, self._image.digests or "", gib)
+            self._gib = gib
+
+    async def _have_file(self) -> LocalFile:
+        while self._file is None:
+            if not self._order:
+                log.get().error("no intact copy", image=self._image.id)
+                raise DataUnavailable(f"No intact copy of image {self._image.id} can be read now")
+            copy = self._order[0]
+            try:
+                self._file = await self._stores[copy.store].open(copy.url)
+            except CopyMissing:
+                await self._leave_copy("the store has nothing there")
+                continue
+            except Problem as problem:
+                log.get().warning("copy cannot be opened", image=self._image.id, store=copy.store, because=str(problem))
+                self._order.pop(0)
+                continue
+            if self._file.size != self._image.size:
+                await self._doubt(copy, f"it has {self._file.size} bytes and should have {self._image.size}")
+        return self._file
+
+    async def _leave_copy(self, why: str) -> None:
+        """Go on to the next copy, and have this one looked at."""
+        await self._doubt(self._order.pop(0), why)
+        self.close()
+
+    async def _doubt(self, copy: Copy, why: str) -> None:
+        try:
+            if await self._db.write(copies.suspect, copy.id):
+                log.get().error("copy is suspect", image=self._image.id, store=copy.store, copy=copy.id, because=why)
+        except Problem as problem:
+            log.get().warning("suspect copy not marked", image=self._image.id, copy=copy.id, because=str(problem))
+
+    def close(self) -> None:
+        """Let go of the file at hand."""
+        if self._file is not None:
+            os.close(self._file.fd)
+            self._file = None
+
+
+_buffers = threading.local()
+
+
+def _good_blocks(fd: int, first: int, digests: bytes, sizes: list[int]) -> int:
+    """How many of the blocks, from the first on, have the bytes that their digests say. Runs on a thread, in a buffer that the thread keeps."""
+    try:
+        buffer = _buffers.piece
+    except AttributeError:
+        buffer = _buffers.piece = bytearray(PIECE)
+    view = memoryview(buffer)
+    for block, size in enumerate(sizes, first):
+        at, end = block * BLOCK, block * BLOCK + size
+        digest = blake3.blake3()
+        while at < end:
+            try:
+                got = os.preadv(fd, [view[: end - at]], at)
+            except OSError:
+                got = 0
+            if not got:
+                return block - first
+            digest.update(view[:got])
+            at += got
+        place = block % GIB_BLOCKS * DIGEST
+        if digest.digest() != digests[place : place + DIGEST]:
+            return block - first
+    return len(sizes)
+
+
+def _good_block(fd: int, block: int, digests: bytes, size: int) -> bytes | None:
+    """One block's bytes, or None when they are not what their digest says. Runs on a thread."""
+    place = block % GIB_BLOCKS * DIGEST
+    try:
+        data = os.pread(fd, size, block * BLOCK)
+    except OSError:
+        return None
+    return data if blake3.blake3(data).digest() == digests[place : place + DIGEST] else None
