@@ -1,0 +1,51 @@
+"""What tests stand on: databases of the three kinds, fresh for each test, from servers that are started once per run."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.services.servers import Server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[Server]:
+    """A running MariaDB. It fails, rather than skips, where it cannot be had; so does PostgreSQL."""
+    with Server("mariadb") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A running PostgreSQL."""
+    with Server("postgres") as server:
+        yield server
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    """The URL of a database that SQLite will make."""
+    return f"sqlite:///{tmp_path}/ikon.db"
+
+
+@pytest.fixture
+def mariadb_url(mariadb: Server) -> Iterator[str]:
+    """The URL of a fresh empty database, gone after the test."""
+    url = mariadb.new_database()
+    yield url
+    mariadb.drop_database(url)
+
+
+@pytest.fixture
+def postgres_url(postgres: Server) -> Iterator[str]:
+    """The URL of a fresh empty database, gone after the test."""
+    url = postgres.new_database()
+    yield url
+    postgres.drop_database(url)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("mariadb", marks=pytest.mark.slow), pytest.param("postgresql", marks=pytest.mark.slow)])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The URL of a fresh empty database, of each kind in turn."""
+    url: str = request.getfixturevalue({"sqlite": "sqlite_url", "mariadb": "mariadb_url", "postgresql": "postgres_url"}[request.param])
+    return url

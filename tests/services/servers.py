@@ -1,0 +1,144 @@
+"""Real database servers for tests, through the scripts beside this file: each in a directory and on a port of its own."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psycopg
+import pymysql
+
+HERE = Path(__file__).parent
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on now."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+class Server:
+    """One server, "mariadb" or "postgres". As a context manager it runs inside and leaves nothing behind.
+
+    Not durable: what was committed within the last second before a `kill` may be lost, as nothing is synced to disk.
+    """
+
+    def __init__(self, name: str, *, durable: bool = False) -> None:
+        self.name, self.port = name, free_port()
+        # short, as Unix sockets want it, and open to the user that the server runs as, which pytest's tmp_path is not
+        self.directory = Path(tempfile.mkdtemp(prefix=f"ikon-{name}-"))
+        self.directory.chmod(0o755)
+        self._env = os.environ | {"DIR": str(self.directory), "PORT": str(self.port), "DURABLE": "1" if durable else "0"}
+
+    def __enter__(self) -> Self:
+        self._run("install")
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.stop()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def start(self) -> None:
+        """Start it if it does not run; returns once it answers. Fails with the script's output."""
+        self._run("start")
+
+    def stop(self) -> None:
+        """Stop it in good order."""
+        self._run("stop")
+
+    def kill(self) -> None:
+        """End it and its children at once, as a crash does."""
+        pid = self._pid()
+        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        for victim in (pid, *children):
+            self._signal(victim, signal.SIGKILL)
+        while any(self._lives(victim) for victim in (pid, *children)):
+            time.sleep(0.01)
+
+    def freeze(self) -> None:
+        """Let it and its children stand still: connections stay, answers do not come."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal_all(signal.SIGCONT)
+
+    def new_database(self) -> str:
+        """The SQLAlchemy URL of a fresh empty database; bytes decide what is equal and how it sorts."""
+        name = f"t{uuid.uuid4().hex[:12]}"
+        if self.name == "mariadb":
+            self.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
+        else:
+            self.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'")
+        return self.url(name)
+
+    def drop_database(self, url: str) -> None:
+        """Remove what new_database made, whoever is still connected to it."""
+        name = url.rsplit("/", 1)[1]
+        self.execute(f"DROP DATABASE {name}" + ("" if self.name == "mariadb" else " WITH (FORCE)"))
+
+    def url(self, database: str = "ikon", *, port: int | None = None) -> str:
+        """The URL of a database; port is that of a proxy in between."""
+        driver = "mysql+pymysql" if self.name == "mariadb" else "postgresql+psycopg"
+        return f"{driver}://ikon:secret@127.0.0.1:{port or self.port}/{database}"
+
+    def execute(self, sql: str) -> None:
+        """Run one statement, committed by itself, in the database `ikon`."""
+        address: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "user": "ikon", "password": "secret"}
+        if self.name == "mariadb":
+            with pymysql.connect(**address, autocommit=True) as maria, maria.cursor() as cursor:
+                cursor.execute(sql)
+        else:
+            with psycopg.connect(**address, dbname="ikon", autocommit=True) as postgres:
+                postgres.execute(sql.encode())
+
+    def _run(self, verb: str) -> None:
+        done = subprocess.run(
+            [HERE / f"{self.name}.sh", verb],
+            env=self._env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=600,
+            check=False,
+        )
+        assert done.returncode == 0, f"{self.name}.sh {verb} failed:\n{done.stdout}\n{self._log()}"
+
+    def _log(self) -> str:
+        log = self.directory / f"{self.name}.log"
+        return log.read_text(errors="replace")[-2000:] if log.exists() else ""
+
+    def _pid(self) -> int:
+        return int((self.directory / f"{self.name}.pid").read_text())
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        pid = self._pid()
+        for each in (pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())):
+            self._signal(each, number)
+
+    @staticmethod
+    def _signal(pid: int, number: signal.Signals) -> None:
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            return
+
+    @staticmethod
+    def _lives(pid: int) -> bool:
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return state not in "ZX"  # a zombie counts as gone: in a container, process 1 may be slow to collect it
