@@ -30,7 +30,7 @@ except ImportError:
     blake3 = None
 FOLDER, TOTAL, WINDOW_S = Path(sys.argv[1]), int((sys.argv[2:] or ["1024"])[0]) * MIB, int((sys.argv[3:] or ["2"])[0])
 GIB = 2**30
-WRITE = 256 * 1024  #: a write() of 1 MiB into the page cache was seen to cost 0.5-1.2 CPU s/GiB, of 64-256 KiB 0.25
+WRITE = 256 * 1024  #: write() of 1 MiB into the page cache was seen to cost 0.5-1.7 CPU s/GiB, of 64-256 KiB 0.25
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 600\r\n\r\n" + b'"' + b"x" * 598 + b'"'
 
 

@@ -2,7 +2,7 @@
 # Upstream Glance 33 for comparison: uWSGI as its documentation shows it (http router, chunked input, raw body) on a MariaDB of its own.
 #
 #   upstream.sh install    system packages (MariaDB, wrk, a C compiler; by apt, only what is missing) and a virtual environment
-#   upstream.sh db         start MariaDB with two empty-able databases, `glance` and `ikon`; prints its process id
+#   upstream.sh db         start MariaDB with two databases, `glance` and `ikon`; prints its process id
 #   upstream.sh prepare    write the configuration and bring the schema up to date (wants `db`)
 #   upstream.sh serve      become uWSGI, in the foreground (wants `prepare`)
 #   upstream.sh stop       stop MariaDB
@@ -26,9 +26,9 @@ install_packages() {
   command -v wrk >/dev/null || missing+=(wrk)
   command -v curl >/dev/null || missing+=(curl)
   command -v cc >/dev/null || missing+=(gcc libc6-dev)
-  if [ "$PYTHON" = /usr/bin/python3 ]; then  # Debian's own lacks what uWSGI is built with, and often venv
-    [ -e "$(python3 -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || missing+=(python3-dev)
-    python3 -c 'import ensurepip' 2>/dev/null || missing+=(python3-venv)
+  if [[ $PYTHON = /usr/bin/python3* ]]; then  # Debian's own lacks what uWSGI is built with, and often venv
+    [ -e "$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || missing+=("${PYTHON##*/}-dev")
+    "$PYTHON" -c 'import ensurepip' 2>/dev/null || missing+=("${PYTHON##*/}-venv")
   fi
   [ ${#missing[@]} -gt 0 ] || return 0
   [ "$(id -u)" = 0 ] || as_root=(sudo -n)
