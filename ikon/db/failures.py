@@ -42,7 +42,7 @@ def meaning(error: BaseException, *, writing: bool) -> Meaning | None:
         return LOST
     orig: Any = getattr(error, "orig", error)  # our own BEGIN and SAVEPOINT on SQLite fail without SQLAlchemy around them
     if (code := getattr(orig, "sqlite_errorcode", None)) is not None:
-        return SQLITE.get(code & 0xFF)
+        return SQLITE.get(code & 0xFF) if writing or code & 0xFF != 8 else None  # 8 from a read is a mistake in the program
     if orig.args and isinstance(orig.args[0], int):
         return MYSQL.get(orig.args[0])
     state = getattr(orig, "sqlstate", None) or ""

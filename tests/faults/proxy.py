@@ -1,5 +1,6 @@
-"""A TCP proxy that misbehaves on demand: it stalls, cuts, refuses, and cuts at the moment a given word goes by."""
+"""A TCP proxy that misbehaves on demand: it stalls, cuts, refuses, and cuts at the moment given words go by."""
 
+import re
 import socket
 import threading
 from collections.abc import Callable
@@ -21,7 +22,7 @@ class Proxy:
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
         self._flows, self._refuses = threading.Event(), False
         self._flows.set()
-        self._word: bytes | None = None
+        self._word: re.Pattern[bytes] | None = None
         self._answered = False
         self._cut_at_word = threading.Event()
 
@@ -53,13 +54,13 @@ class Proxy:
         while self._pairs:
             _break(*self._pairs.pop())
 
-    def cut_at(self, word: bytes, *, answered: bool) -> threading.Event:
-        """Break the next connection whose client sends word; returns an event that tells when.
+    def cut_at(self, words: bytes, *, answered: bool) -> threading.Event:
+        """Break the next connection whose client sends what the regular expression matches; returns an event that tells when.
 
-        answered: the server gets the word, and the connection breaks in place of its answer. Otherwise the server never sees it.
+        answered: the server gets the words, and the connection breaks in place of its answer. Otherwise the server never sees them.
         """
         self._cut_at_word = threading.Event()
-        self._answered, self._word = answered, word
+        self._answered, self._word = answered, re.compile(words)
         return self._cut_at_word
 
     def _accept(self) -> None:
@@ -95,7 +96,7 @@ class Proxy:
 
     def _asked(self, data: bytes, doomed: threading.Event) -> bool:
         """Whether what the client sent goes on to the server."""
-        if self._word is None or self._word not in data:
+        if self._word is None or not self._word.search(data):
             return True
         self._word = None
         doomed.set()
