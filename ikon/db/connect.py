@@ -91,15 +91,18 @@ def _prepare_sqlite(driver: Any, limits: bool, reads: bool) -> None:
 
 
 def _prepare_mysql(driver: Any, limits: bool, reads: bool) -> None:
+    mariadb = "mariadb" in str(driver.get_server_info()).lower()
+    # utf8mb4_bin would take 'a' and 'a ' for the same; a column's own collation wins over the connection's
+    collation = "utf8mb4_nopad_bin" if mariadb else "utf8mb4_0900_bin"
     settings = ["sql_mode='STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'"]
     if limits:
         settings.append(f"innodb_lock_wait_timeout={LOCK_WAIT_S}")
-        if "mariadb" in str(driver.get_server_info()).lower():
+        if mariadb:
             settings += [f"idle_write_transaction_timeout={LOCK_WAIT_S}", f"max_statement_time={STATEMENT_S}"]
         else:
             settings.append(f"max_execution_time={STATEMENT_S * 1000}")
     with driver.cursor() as cursor:
-        cursor.execute("SET NAMES utf8mb4 COLLATE utf8mb4_bin")
+        cursor.execute(f"SET NAMES utf8mb4 COLLATE {collation}")
         cursor.execute("SET SESSION " + ", SESSION ".join(settings))
         if reads:
             cursor.execute("SET SESSION TRANSACTION READ ONLY")

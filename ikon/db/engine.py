@@ -111,17 +111,7 @@ class Database:
 
     async def write(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run fn and commit. Returns after the commit; a cancelled caller waits for the outcome, then is cancelled."""
-        future = self._put(self._writes, fn, args, kwargs)
-        cancelled: asyncio.CancelledError | None = None
-        while not future.done():
-            try:
-                await asyncio.wait((future,))
-            except asyncio.CancelledError as error:
-                cancelled = error
-        if cancelled is not None:
-            future.exception()  # seen: asyncio would log it as forgotten
-            raise cancelled
-        return future.result()  # type: ignore[no-any-return]
+        return await self._put(self._writes, fn, args, kwargs)  # type: ignore[no-any-return]
 
     async def close(self) -> None:
         """Finish what is queued and close the connections; after 5 s give up the rest, with DatabaseDown or OutcomeUnknown."""
@@ -136,7 +126,7 @@ class Database:
     def _put(self, pool: Pool, fn: Callable[..., Any], args: Any, kwargs: Any) -> "asyncio.Future[Any]":
         if self._closing.is_set():
             raise _stopping()
-        call = Call(fn, args, kwargs)
+        call = Call(fn, args, kwargs, patient=pool is self._writes)
         pool.put(call)
         return call.future
 

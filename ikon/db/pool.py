@@ -1,7 +1,7 @@
 """Calls from an event loop to a few threads and back. Knows nothing of databases.
 
 Threads that work while the loop works cost both: they fight for the interpreter's lock across processors. One read of a row from SQLite
-for 16 callers took 286 us of CPU with 8 threads, 41 with one that answers in batches; the read itself is 32 of them. So in a pool either
+for 16 callers took 286 us of CPU with 8 threads, 50 with one that answers in batches; the read itself is 32 of them. So in a pool either
 all threads take calls as they come (`eager`, where they wait for a server), or one at a time, replaced when it is held up.
 """
 
@@ -22,14 +22,24 @@ QUEUED = 1000
 HELD, TICK_S = 32, 0.002
 
 
+class Outcome(asyncio.Future[Any]):
+    """A future whose waiter cannot leave early: a task cancelled meanwhile, however often, goes on waiting and is then cancelled."""
+
+    def cancel(self, msg: Any = None) -> bool:
+        """No: the task remembers that it was cancelled, and asks no more."""
+        return False
+
+
 class Call:
     """A function on its way to a thread; its outcome goes to `future`."""
 
     __slots__ = ("answered", "args", "fn", "future", "kwargs", "since")
 
-    def __init__(self, fn: Callable[..., Any], args: Any, kwargs: Any) -> None:
+    def __init__(self, fn: Callable[..., Any], args: Any, kwargs: Any, *, patient: bool) -> None:
+        """patient: its caller waits for the outcome even when cancelled."""
         self.fn, self.args, self.kwargs = fn, args, kwargs
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = Outcome(loop=loop) if patient else loop.create_future()
         self.since = time.monotonic()
         self.answered = False
 
