@@ -5,9 +5,10 @@ import contextlib
 import ctypes
 import os
 import resource
+import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import uvicorn
 
@@ -149,6 +150,18 @@ def _tune_process() -> None:
         libc.mallopt(option, value)
 
 
+class Server(uvicorn.Server):
+    """uvicorn's server, which comes back when told to stop: its own then dies of the signal, with nothing let go of in order."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop in order at SIGTERM or SIGINT, from now to the end of the process: saying goodbye is not interrupted either."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
 async def _serve(settings: Settings, listening: list[socket.socket], began: float) -> None:
     async with open_kit(settings) as kit, asyncio.TaskGroup() as group:
         await reaper.run_once(kit)
@@ -156,11 +169,15 @@ async def _serve(settings: Settings, listening: list[socket.socket], began: floa
             group.create_task(base.every(heartbeat.EVERY_S, kit, heartbeat.run_once)),
             group.create_task(base.every(reaper.EVERY_S, kit, reaper.run_once, role=f"reaper@{settings.node}")),
         ]
-        server = uvicorn.Server(_uvicorn(settings, Door(kit)))
+        server = Server(_uvicorn(settings, Door(kit)))
         log.get().info("serving", listen=settings.listen, data=settings.data, started_in_ms=round(1000 * (time.monotonic() - began)))
         await server.serve(sockets=listening)
         for task in tasks:
             task.cancel()
+        if unfinished := server.server_state.tasks:  # told to end when the grace time was over: they undo what they had begun
+            for request in unfinished if server.force_exit else ():
+                request.cancel()
+            await asyncio.wait(unfinished, timeout=FAREWELL_S)
     log.get().info("stopped")
 
 
