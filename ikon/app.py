@@ -21,7 +21,7 @@ from ikon.db.engine import Database, make_engine
 from ikon.db.lease import Lease, lock_file
 from ikon.kit import Kit
 from ikon.periodic import base, heartbeat, reaper
-from ikon.problems import DatabaseDown, Problem, StartError
+from ikon.problems import Problem, StartError
 from ikon.stores.registry import open_stores
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
@@ -82,10 +82,9 @@ def prepare(settings: Settings) -> int | None:
     engine = make_engine(settings.database)
     try:
         schema.require(engine)
-    except (DatabaseDown, OSError) as error:
-        raise StartError(f"database: {engine.url.render_as_string()}: {error}") from None
     finally:
         engine.dispose()
+    open_stores(settings).close()  # what they cannot work with is said now, once, and not by each server process
     return lock
 
 

@@ -10,7 +10,7 @@ import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -77,13 +77,15 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     database: Annotated[
         str,
         Meta(
-            description="Database URL: sqlite:////PATH, mysql+pymysql://... or postgresql+psycopg://...; empty: SQLite in the data directory."
+            description="Database URL: sqlite:////PATH, mysql+pymysql://... or postgresql+psycopg://...; "
+            "empty: SQLite in the data directory."
         ),
     ] = ""
     stores: Annotated[
         dict[str, dict[str, Any]],
         Meta(
-            description='Where image bytes are kept, a table [stores.NAME] each with "type" and that type\'s settings; none: a file store "local".'
+            description='Where image bytes are kept, a table [stores.NAME] each with "type" and that type\'s settings; '
+            'none: a file store "local".'
         ),
     ] = field(default_factory=dict)
     default_store: Annotated[str, Meta(description="Store for uploads that name none; empty: the first of [stores].")] = ""
@@ -142,24 +144,31 @@ def _file(file: str) -> dict[str, Any]:
 
 
 def _put(raw: dict[str, Any], origin: dict[str, str], name: str, text: str) -> None:
-    """Set what an environment variable says, read as the type of its field. A name of ours that is no setting is an error, like a typo in the file."""
+    """Set what an environment variable says, read as the type of its field. A name that is no setting is an error."""
     parts = name.removeprefix(PREFIX).lower().split("__")
     kind: Any = Settings
-    for part in parts:
+    for depth, part in enumerate(parts):
         known = {f.name: f.type for f in msgspec.structs.fields(kind)} if isinstance(kind, type) and issubclass(kind, Struct) else {}
         if part not in known:
-            raise StartError(
-                f"environment: {name} is no setting. Known: {', '.join(PREFIX + k.upper() for k in sorted(known)) or 'none below this'}"
-            )
+            stem = PREFIX + "".join(f"{outer.upper()}__" for outer in parts[:depth])
+            names = ", ".join(stem + key.upper() for key in sorted(known)) or "none below this"
+            raise StartError(f"environment: {name} is no setting. Known: {names}")
         kind = _plain(known[part])
     try:
         value = msgspec.convert([p.strip() for p in text.split(",") if p.strip()] if kind == list[str] else text, kind, strict=False)
     except msgspec.ValidationError as error:
-        raise StartError(f"environment: {name}={text!r}: {error}. {_help(Settings, parts)}") from None
+        raise StartError(f"environment: {name}={text!r}: {error}. {_help(Settings, parts)}{_inside(name, kind)}") from None
     origin[parts[0]] = f"from {name}"
     for part in parts[:-1]:
         raw = raw.setdefault(part, {})
     raw[parts[-1]] = value
+
+
+def _inside(name: str, kind: Any) -> str:
+    """Where to go with a table, which no single variable can hold."""
+    if isinstance(kind, type) and issubclass(kind, Struct):
+        return f" Set one key of it, as in {name}__{msgspec.structs.fields(kind)[0].name.upper()}"
+    return " Write it into the settings file" if get_origin(kind) is dict else ""
 
 
 def _plain(kind: Any) -> Any:
@@ -170,18 +179,20 @@ def explain(error: msgspec.ValidationError, raw: Any, kind: Any, origin: Mapping
     """One line for a person: key, what was given, why not, what is allowed. `where` names the table that `raw` came from."""
     text = str(error)
     match = re.search(r" - at `\$\.?(.*)`$", text)
-    path = match[1].split(".") if match and match[1] else []
+    path = [part for part in re.sub(r"\[[^]]*\]", "", match[1]).split(".") if part] if match else []
     text = text[: match.start()] if match else text
-    unknown = re.search(r"unknown field `(.+)`", text)
+    unknown, missing = re.search(r"unknown field `(.+)`", text), re.search(r"missing required field `(.+)`", text)
     if unknown:
         path, allowed = [*path, unknown[1]], _known(kind, path)
     else:
+        path += [missing[1]] if missing else []
         allowed = _help(kind, path)
-    key = ".".join(filter(None, [where, *path]))
     given = raw
     for part in path:
         given = given.get(part) if isinstance(given, Mapping) else given
-    return f"config: {key} = {given!r} ({origin.get(path[0] if path else '', 'given')}): {text}. {allowed}".rstrip()
+    key, said = ".".join(filter(None, [where, *path])), "is missing" if missing else f"= {given!r}"
+    source = origin.get(path[0] if path else "", "")
+    return f"config: {key} {said}{source and f' ({source})'}: {text}. {allowed}".rstrip()
 
 
 def _known(kind: Any, path: list[str]) -> str:
@@ -198,6 +209,8 @@ def _help(kind: Any, path: list[str]) -> str:
         found = next((f.type for f in msgspec.structs.fields(kind) if f.name == part), None)
         text = next((m.description for m in getattr(found, "__metadata__", ()) if m.description), "")
         kind = _plain(found)
+    if get_origin(kind) is Literal:
+        text += f" Allowed: {', '.join(get_args(kind))}"
     return text
 
 

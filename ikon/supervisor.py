@@ -1,5 +1,6 @@
 """Several server processes on the same sockets: starts them, replaces those that end, passes on the signals that end all."""
 
+import contextlib
 import os
 import signal
 import time
@@ -10,6 +11,7 @@ from ikon import log
 
 #: Seconds before a process that ended is replaced, so that one that cannot start does not keep the machine busy.
 AGAIN_S = 1.0
+STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
 def supervise(count: int, work: Callable[[], None]) -> None:
@@ -21,17 +23,19 @@ def supervise(count: int, work: Callable[[], None]) -> None:
         nonlocal stopping
         stopping = True
         for child in children:
-            os.kill(child, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGTERM)
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for number in STOPPING:
+        signal.signal(number, stop)
     while not stopping or children:
         while not stopping and len(children) < count:
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)  # no child is missed by `stop`, and none runs it
             children.add(_start(work))
-        try:
-            ended, status = os.wait()
-        except InterruptedError:
-            continue
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
+        if not children:
+            break
+        ended, status = os.wait()
         children.discard(ended)
         if not stopping:
             log.get().error("server process ended", pid=ended, status=os.waitstatus_to_exitcode(status))
@@ -42,11 +46,14 @@ def _start(work: Callable[[], None]) -> int:
     pid = os.fork()
     if pid:
         return pid
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     code = 1
     try:
         work()
         code = 0
+    except BaseException:
+        log.get().exception("server process failed")
     finally:
         os._exit(code)

@@ -8,6 +8,7 @@ from ikon.db import schema
 from ikon.db.engine import make_engine
 from ikon.db.lease import lock_file
 from ikon.db.tables import SCHEMA
+from ikon.problems import StartError
 
 
 @click.group()
@@ -31,7 +32,7 @@ def upgrade(config: str | None, data: str | None, database: str | None) -> None:
 def check(config: str | None, data: str | None, database: str | None) -> None:
     """Say whether the schema is what this version needs; ends with 1 if not."""
     chosen = settings(config, data=data, database=database)
-    found = schema.version(make_engine(chosen.database))
+    found = None if schema.is_absent(chosen.database) else schema.version(make_engine(chosen.database))
     click.echo(f"The schema is at {found or 'nothing: the database is empty'}; this version needs {SCHEMA}")
     if found != SCHEMA:
         raise SystemExit(1)
@@ -39,5 +40,8 @@ def check(config: str | None, data: str | None, database: str | None) -> None:
 
 def _alone(chosen: Settings) -> None:
     if chosen.database.startswith("sqlite:"):
-        chosen.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            chosen.run.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise StartError(f"data: {chosen.data}: {error.strerror}. Name a directory that this user can write to") from None
         lock_file(chosen.run / "lock")

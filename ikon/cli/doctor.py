@@ -4,6 +4,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import click
@@ -59,6 +60,8 @@ def _room(free: int) -> str:
 
 
 def _database(chosen: Settings) -> list[Finding]:
+    if schema.is_absent(chosen.database):
+        return [Finding("database", "not made yet", "Start the server once: it makes its database")]
     engine = make_engine(chosen.database)
     url = engine.url.render_as_string()
     try:
@@ -72,7 +75,9 @@ def _database(chosen: Settings) -> list[Finding]:
                 )
             ]
             findings += _durable(conn, chosen)
-    except (SQLAlchemyError, Problem, OSError) as error:
+    except StartError as error:
+        return [Finding("database", str(error).removeprefix("database: "), "Start the database, and check the setting `database`")]
+    except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error)
         return [Finding("database", f"{url}: {reason}", "Start the database, and check the setting `database`")]
     finally:
@@ -101,6 +106,8 @@ def _durable(conn: Connection, chosen: Settings) -> list[Finding]:
 
 
 def _stores(chosen: Settings) -> list[Finding]:
+    if not Path(chosen.data).exists():
+        return []  # opening stores makes their directories, and looking must leave no trace
     try:
         stores = open_stores(chosen)
     except StartError as error:
