@@ -1,9 +1,12 @@
-"""Bounded pools of threads for work that blocks. Threads are daemons: a hung store never keeps the process from ending."""
+"""Bounded pools of threads for work that blocks, and waiting for what must not be abandoned.
+
+Threads are daemons: a hung store never keeps the process from ending.
+"""
 
 import asyncio
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
@@ -63,3 +66,22 @@ class Pool:
         """Let the threads end after what is queued. Does not wait."""
         for _ in self._threads:
             self._calls.put(None)
+
+
+async def outcome(work: Awaitable[T]) -> T:
+    """Wait for work that must not be abandoned: a cancelled caller waits for its end, then is cancelled."""
+    task = asyncio.ensure_future(work)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.shield(task)
+        except asyncio.CancelledError as error:
+            if task.done() and task.cancelled():
+                raise
+            cancelled = error
+        except BaseException:
+            break
+    if cancelled:
+        task.exception()
+        raise cancelled
+    return task.result()

@@ -72,8 +72,9 @@ def finish(conn: Connection, copy_id: str, me: str, size: int) -> bool:
 def claim_undo(conn: Connection, copy_id: str, me: str) -> str:
     """Try to take an attempt of this instance from writing to deleting.
 
-    "claimed": done, or somebody asked for it while we wrote: its bytes are ours to delete. "finished": it is ready, touch nothing.
-    "lost": another instance took it over, or it was never recorded.
+    "claimed": done; its bytes are ours to delete, and its image to be queued. "condemned": somebody was before us, with a DELETE or because
+    our lease had run out; its bytes are ours to delete, for who took it over cannot know when we have stopped, but its image may be
+    another attempt's by now. "finished": it is ready, touch nothing. "lost": it is gone, or was never recorded.
     """
     moved = conn.execute(
         sa.update(t).where(t.c.id == copy_id, t.c.state == "writing", t.c.instance == me).values(state="deleting")
@@ -83,9 +84,7 @@ def claim_undo(conn: Connection, copy_id: str, me: str) -> str:
     copy = get(conn, copy_id)
     if copy is None:
         return "lost"
-    if copy.state == "deleting":
-        return "claimed" if copy.instance == me else "lost"
-    return "finished"
+    return "condemned" if copy.state == "deleting" else "finished"
 
 
 def claim_ownerless(conn: Connection, copy: Copy) -> bool:
@@ -121,7 +120,7 @@ def release(conn: Connection, copy_id: str, again_in_ms: int) -> None:
 
 
 def forget(conn: Connection, copy: Copy) -> Copy | None:
-    """Remove the row of a copy whose bytes are gone, with digests that nobody needs any more. Returns the row as it was, None if it was gone."""
+    """Remove the row of a copy whose bytes are gone, with digests that nobody needs any more. Returns the row, None if it was gone."""
     row = conn.execute(GET.with_for_update(), {"id": copy.id}).first()
     if row is None or conn.execute(sa.delete(t).where(t.c.id == copy.id, t.c.state == "deleting")).rowcount == 0:
         return None
@@ -140,9 +139,10 @@ def to_delete(conn: Connection, me: str, node: str, limit: int) -> list[Copy]:
     return [Copy(*row) for row in conn.execute(due.where(nobodys).order_by(t.c.not_before).limit(limit))]
 
 
-def ownerless(conn: Connection, limit: int) -> list[Copy]:
-    """Copies being written by an instance that is dead."""
-    query = sa.select(*COLUMNS).where(t.c.state == "writing", ~instances.alive(t.c.instance)).limit(limit)
+def ownerless(conn: Connection, limit: int, *, proven: bool) -> list[Copy]:
+    """Copies being written by an instance that is dead. proven: of those known to have ended, not of those fallen silent."""
+    dead = ~(instances.known if proven else instances.alive)(t.c.instance)
+    query = sa.select(*COLUMNS).where(t.c.state == "writing", dead).limit(limit)
     return [Copy(*row) for row in conn.execute(query)]
 
 

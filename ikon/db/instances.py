@@ -20,6 +20,11 @@ def alive(instance: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
     return sa.exists().where(t.c.id == instance, t.c.lease_until > now_ms_sql())
 
 
+def known(instance: sa.ColumnElement[Any]) -> sa.ColumnElement[bool]:
+    """Condition: the instance named by a column has not left, and nobody has proven that it ended."""
+    return sa.exists().where(t.c.id == instance)
+
+
 def enlist(conn: Connection, me: str, node: str, *, alone: bool) -> None:
     """Begin a lease. alone: no other process can be alive, so that all others' leases end now."""
     if alone:

@@ -20,7 +20,7 @@ async def run_once(kit: Kit) -> Found:
     await _bury(kit)
     looked = mended = 0
     while True:
-        lost = await kit.db.read(copies.ownerless, BATCH) if kit.lease.may_sweep() else []
+        lost = await kit.db.read(copies.ownerless, BATCH, proven=not kit.lease.may_sweep())
         taken = 0
         for copy in lost:
             taken += await kit.db.write(take_over, _nobody(), copy, REASON)

@@ -15,7 +15,7 @@ from ikon.kit import Kit
 from ikon.model.image import FORMATS, Image
 from ikon.problems import BadRequest, BadValue, Forbidden, ImageDeleted, ImageTooLarge, OutcomeUnknown, QuotaExceeded, Unavailable
 from ikon.service.images import reachable
-from ikon.transfer.attempts import Attempt
+from ikon.transfer.attempts import Attempt, deleted
 from ikon.transfer.intake import Bounds, Facts
 from ikon.transfer.outflow import Reader
 
@@ -27,7 +27,7 @@ async def upload(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[by
     """Write an image's bytes to one store and make the image active. size: bytes that the client announced, None when it did not.
 
     Raises ImageNotFound, Forbidden, BadValue, StatusConflict, ImageTooLarge, QuotaExceeded, StoreFull, StoreDenied, StoreDown, ClientGone,
-    ImageDeleted. When it fails the image is queued again with the reason, and what the store kept is named by a copies row until it is gone.
+    ImageDeleted. When it fails the image is queued again with the reason; what the store kept is named by a copies row until it is gone.
     """
     attempt = new_attempt(kit, image_id, kit.stores.choose(store))
     most = kit.settings.limits.image_bytes
@@ -133,7 +133,7 @@ def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, me: 
 def lost(conn: Connection, image_id: str) -> ImageDeleted | Unavailable:
     """Why an attempt that was ours is ours no more."""
     if images.get(conn, image_id) is None:
-        return ImageDeleted(f"Image {image_id} could not be found after upload. The image may have been deleted during the upload.")
+        return deleted(image_id)
     return Unavailable("The server lost touch with its database for too long, and the upload was given up. Upload again", retry_after_s=1)
 
 

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from ikon.problems import StartError, StoreDenied, StoreDown, StoreFull
 from ikon.stores.base import Buffer, CopyMissing, Found, LocalFile, StoreSettings, Usage, Writer
-from ikon.threads import Pool
+from ikon.threads import Pool, outcome
 
 T = TypeVar("T")
 NAME = re.compile(r"[0-9A-Za-z-]+\.[0-9a-f-]{36}(\.part)?")
@@ -69,11 +69,22 @@ class FileStore:
 
     async def create(self, url: str, size: int | None) -> Writer:
         """See Store."""
-        return await self._call(_begin, self, self._file(url), size)
+        beginning = asyncio.ensure_future(self._call(_begin, self, self._file(url), size))
+        try:
+            return await outcome(beginning)
+        except asyncio.CancelledError:
+            if beginning.exception() is None:  # nobody else knows of the file, and it must not come after its deletion
+                await beginning.result().abort()
+            raise
 
     async def open(self, url: str) -> LocalFile:
         """See Store."""
-        return await self._call(_open, self._file(url))
+        opening = asyncio.ensure_future(self._call(_open, self._file(url)))
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_close_unwanted)
+            raise
 
     async def delete(self, url: str) -> None:
         """See Store."""
@@ -140,13 +151,7 @@ class FileWriter:
     async def _exclusive(self, fn: Callable[..., None], *args: Any) -> None:
         """One thread at a time touches the file, and a cancelled caller leaves only when it has stopped."""
         async with self._busy:
-            work = asyncio.ensure_future(self._store._call(fn, *args))
-            try:
-                await asyncio.shield(work)
-            except asyncio.CancelledError:
-                with contextlib.suppress(Exception):
-                    await work
-                raise
+            await outcome(self._store._call(fn, *args))
 
     def _write(self, blocks: Sequence[Buffer]) -> None:
         views = [memoryview(block) for block in blocks]
@@ -192,6 +197,12 @@ def _open(path: Path) -> LocalFile:
     except FileNotFoundError:
         raise CopyMissing(str(path)) from None
     return LocalFile(fd, os.fstat(fd).st_size)
+
+
+def _close_unwanted(opening: "asyncio.Future[LocalFile]") -> None:
+    """Whoever asked for this file has left."""
+    if not opening.cancelled() and opening.exception() is None:
+        os.close(opening.result().fd)
 
 
 def _delete(path: Path) -> None:

@@ -12,11 +12,15 @@ T = TypeVar("T")
 
 
 class Attempt:
-    """One try to write one copy in this process. stopped_by: why it must end, once somebody has said so."""
+    """One try to write one copy in this process.
+
+    stored: its bytes are durable, so that from now on they may be an image's. stopped_by: why it must end, once somebody has said so.
+    """
 
     def __init__(self, image_id: str, copy_id: str, store: str, url: str) -> None:
         self.image_id, self.copy_id, self.store, self.url = image_id, copy_id, store, url
         self.writer: Writer | None = None
+        self.stored = False
         self.stopped_by: Problem | None = None
         self._stop = asyncio.Event()
 
@@ -57,9 +61,9 @@ class Attempts:
     def __len__(self) -> int:
         return len(self._running)
 
-    def ids(self) -> list[str]:
-        """Copy ids of all attempts at work."""
-        return list(self._running)
+    def writing(self) -> list[Attempt]:
+        """The attempts whose rows are committed and whose bytes are still coming in."""
+        return [attempt for attempt in self._running.values() if attempt.writer is not None and not attempt.stored]
 
     @contextlib.contextmanager
     def running(self, attempt: Attempt):  # type: ignore[no-untyped-def]
@@ -73,27 +77,9 @@ class Attempts:
     def stop(self, copy_id: str) -> None:
         """End an attempt whose image was deleted. One that is not at work here is not looked for."""
         if attempt := self._running.get(copy_id):
-            attempt.stop(
-                ImageDeleted(
-                    f"Image {attempt.image_id} could not be found after upload. The image may have been deleted during the upload."
-                )
-            )
+            attempt.stop(deleted(attempt.image_id))
 
 
-async def outcome(work: Awaitable[T]) -> T:
-    """Wait for work that must not be abandoned: a cancelled caller waits for its end, then is cancelled."""
-    task = asyncio.ensure_future(work)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.shield(task)
-        except asyncio.CancelledError as error:
-            if task.done() and task.cancelled():
-                raise
-            cancelled = error
-        except BaseException:
-            break
-    if cancelled:
-        task.exception()
-        raise cancelled
-    return task.result()
+def deleted(image_id: str) -> ImageDeleted:
+    """What an upload hears whose image was deleted meanwhile."""
+    return ImageDeleted(f"Image {image_id} could not be found after upload. The image may have been deleted during the upload.")

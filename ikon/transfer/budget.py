@@ -8,7 +8,7 @@ SHARE_LEAST, SHARE_MOST = 512 * 1024, 4 << 20
 
 
 class Budget:
-    """Bytes that may be in memory at once. Who asks for more than there is waits, in order; consumers always drain, so nobody waits for ever."""
+    """Bytes that may be in memory at once. Who asks for more waits, in order; consumers always drain, so nobody waits for ever."""
 
     def __init__(self, size: int) -> None:
         self._free = self._size = size

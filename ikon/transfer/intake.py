@@ -22,8 +22,8 @@ from ikon.model.image import Image
 from ikon.problems import BadRequest, ImageTooLarge, Problem
 from ikon.stores.base import Buffer
 from ikon.stores.registry import Stores
-from ikon.threads import Pool
-from ikon.transfer.attempts import Attempt, Attempts, outcome
+from ikon.threads import Pool, outcome
+from ikon.transfer.attempts import Attempt, Attempts
 from ikon.transfer.budget import Budget
 from ikon.transfer.digests import ALGORITHM, BlockDigests, Md5, Multihash
 from ikon.transfer.pump import Pump
@@ -79,10 +79,12 @@ class Intake:
         except Problem as problem:
             log.get().warning("undo put off", image=attempt.image_id, copy=attempt.copy_id, because=str(problem))
             claim = None  # the row names us, and we are alive: the reaper of this process tries again
-        if attempt.writer is not None and claim != "finished":
+        if attempt.writer is not None and claim != "finished" and not (claim is None and attempt.stored):
             with contextlib.suppress(Problem):
-                await attempt.writer.abort()  # these names are this attempt's alone, so that this is right whoever won
-        if claim == "claimed" and (copy := await self._db.read(copies.get, attempt.copy_id)):
+                await (
+                    attempt.writer.abort()
+                )  # these names are this attempt's alone: right whoever won, unless they may be an image's by now
+        if claim in ("claimed", "condemned") and (copy := await self._db.read(copies.get, attempt.copy_id)):
             await self.remove(copy)
 
     async def undo_forgotten(self, copy: Copy) -> None:
@@ -122,13 +124,14 @@ class Intake:
         await self._lease.held()
         attempt.check()
         await outcome(writer.commit())
+        attempt.stored = True
         return Facts(size, md5.hex(), ALGORITHM, multihash.hex())
 
     async def _keep_digests(self, attempt: Attempt, gibs: Iterator[int], digests: bytes) -> None:
         await self._db.write(copies.add_digests, attempt.image_id, attempt.copy_id, next(gibs), digests)
 
     async def remove(self, copy: Copy) -> bool:
-        """Delete the bytes of a copy in deleting, then its row. What does not succeed in 2 s is left to the reaper. True when all is gone."""
+        """Delete the bytes of a copy in deleting, then its row. What takes over 2 s is left to the reaper. True when all is gone."""
         store = self._stores.all.get(copy.store)
         if store is None or (store.local and copy.node != self._lease.node):
             return False
@@ -145,7 +148,7 @@ class Intake:
         return await self._db.write(_gone, copy, limited=self._limited)
 
     async def remove_of_unproven(self, copy: Copy) -> None:
-        """Delete the bytes of a copy whose process may only be paused; its row stays for a second look, since it might begin its file late."""
+        """Delete the bytes of a copy whose process may only be paused; its row stays for a second look: it might begin its file late."""
         store = self._stores.all.get(copy.store)
         if store is None or (store.local and copy.node != self._lease.node):
             return

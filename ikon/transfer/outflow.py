@@ -76,7 +76,7 @@ class Reader:
         self._gib, self._digests = -1, b""
 
     async def check(self, block: int) -> int:
-        """Find a copy whose block, and as many of the next ones as are checked ahead, is right. Returns how many blocks are. Raises DataUnavailable."""
+        """Find a copy whose block is right, and some of the next ones. Returns how many blocks are. Raises DataUnavailable."""
         while True:
             await self._have_digests(block)
             file = await self._have_file()
@@ -113,7 +113,11 @@ class Reader:
         piece = BLOCK
         while offset < stop and (began := loop.time()) <= fresh_until:
             wanted = min(piece, stop - offset)
-            sent = await sendfile(self._file.fd, offset, wanted)
+            try:
+                sent = await sendfile(self._file.fd, offset, wanted)
+            except OSError as error:  # how much has gone out before it is not known: nothing may follow
+                await self._leave_copy(f"it was checked, and then could not be read: {error.strerror}")
+                raise DataUnavailable(f"The data of image {self._image.id} could not be read to its end") from error
             offset += sent
             if sent < wanted:
                 break
@@ -192,7 +196,7 @@ _buffers = threading.local()
 
 
 def _good_blocks(fd: int, first: int, digests: bytes, sizes: list[int]) -> int:
-    """How many of the blocks, from the first on, have the bytes that their digests say. Runs on a thread, in a buffer that the thread keeps."""
+    """How many of the blocks, from the first on, are what their digests say. Runs on a thread, in a buffer that the thread keeps."""
     try:
         buffer = _buffers.piece
     except AttributeError:

@@ -1,5 +1,6 @@
 """Real servers to be killed, stopped and starved, a client that can be slow or cut, and the comparison of rows with files."""
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -112,10 +113,8 @@ class Ikon:
         """End all its processes at once, as a crash does."""
         if self.process is None:
             return
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self.process.wait()
         while _session_lives(self.process.pid):  # the worker processes
             time.sleep(0.002)
