@@ -1,0 +1,134 @@
+"""Every wrong setting stops the start and names the key, what was given and what is allowed: from the file, the environment, an option."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ikon.config import Settings, load
+from ikon.problems import StartError
+from ikon.stores.registry import open_stores
+
+
+def settings(tmp_path: Path, text: str = "", environ: dict[str, str] | None = None, **options: Any) -> Settings:
+    """Settings from a file with this text, as a server in this directory reads them."""
+    file = tmp_path / "ikon.toml"
+    file.write_text(text)
+    found = load(str(file), {"data": str(tmp_path / "data"), **options}, environ or {})
+    open_stores(found).close()
+    return found
+
+
+FILE = [
+    ("nonsense = 1", "nonsense", "1", "Known keys here: buffer_mib"),
+    ('listen = "here"', "listen", "'here'", "HOST:PORT"),
+    ('listen = "127.0.0.1:99999"', "listen", "99999", "HOST:PORT"),
+    ('listen = "0.0.0.0:9292"', "listen", "'0.0.0.0:9292'", "none_beyond_loopback = true"),
+    ('identity = "everyone"', "identity", "'everyone'", "Allowed: none, headers"),
+    ("workers = 0", "workers", "0", ">= 1"),
+    ("workers = 2", "workers", "2", "Allowed: 1, or set database to MariaDB or PostgreSQL"),
+    ('workers = "two"', "workers", "'two'", "Expected `int`"),
+    ('database = "oracle://x/y"', "database", "'oracle://x/y'", "mysql+pymysql://"),
+    ('database = "sqlite:///relative.db"', "database", "'sqlite:///relative.db'", "sqlite:////PATH"),
+    ('log_level = "loud"', "log_level", "'loud'", "Allowed: debug, info, warning, error"),
+    ("buffer_mib = 0", "buffer_mib", "0", ">= 1"),
+    ("shutdown_grace_s = -1", "shutdown_grace_s", "-1", "> 0"),
+    ("shutdown_grace_s = nan", "shutdown_grace_s", "nan", "> 0"),
+    ('trusted_proxies = ["10.0.0.300"]', "trusted_proxies", "'10.0.0.300'", "10.0.0.0/8"),
+    ("trusted_proxies = [3]", "trusted_proxies", "[3]", "10.0.0.0/8"),
+    ("limits = 3", "limits", "3", "Bounds on single requests"),
+    ("[limits]\npage = 0", "limits.page", "0", ">= 1"),
+    ("[limits]\npagge = 5", "limits.pagge", "5", "Known keys here: image_bytes"),
+    ('[quota]\nbytes = "5G"', "quota.bytes", "'5G'", "0 sets no limit"),
+    ("[http]\nstall_s = 0", "http.stall_s", "0", "> 0"),
+    ('default_store = "two"', "default_store", "'two'", "Allowed: local"),
+    ("stores = 3", "stores", "3", "[stores.NAME]"),
+    ('[stores.one]\npath = "x"', "stores.one.type", "None", "Allowed: file"),
+    ('[stores.one]\ntype = "tape"', "stores.one.type", "'tape'", "Allowed: file"),
+    ('[stores.one]\ntype = "file"', "stores.one.path", "is missing", "Directory of the images"),
+    ('[stores.one]\ntype = "file"\npath = 3', "stores.one.path", "3", "Directory of the images"),
+    ('[stores.one]\ntype = "file"\npath = "/proc/nowhere"', "stores.one.path", "'/proc/nowhere'", "can write to"),
+    ('[stores.one]\ntype = "file"\npath = "p"\nwait = 3', "stores.one.wait", "3", "Known keys here: description, path"),
+    ('[stores."a b"]\ntype = "file"\npath = "p"', "stores.a b", "a b", "1 to 64 letters"),
+    ('[stores.os_glance_x]\ntype = "file"\npath = "p"', "stores.os_glance_x", "os_glance_x", "does not begin with os_glance"),
+]
+
+
+@pytest.mark.parametrize(("text", "key", "given", "allowed"), FILE, ids=[case[0].replace("\n", " ") for case in FILE])
+def test_a_wrong_setting_in_the_file_is_named_with_what_is_allowed(tmp_path: Path, text: str, key: str, given: str, allowed: str) -> None:
+    with pytest.raises(StartError) as error:
+        settings(tmp_path, text)
+
+    said = str(error.value)
+    assert said.startswith(f"config: {key}")
+    assert given in said
+    assert allowed in said
+    assert "\n" not in said
+
+
+ENVIRONMENT = [
+    ("IKON_IDENTITY", "everyone", "Allowed: none, headers"),
+    ("IKON_WORKERS", "two", "Expected `int`"),
+    ("IKON_WORKERS", "0", ">= 1"),
+    ("IKON_NONE_BEYOND_LOOPBACK", "perhaps", "Expected `bool`"),
+    ("IKON_LIMITS__PAGE", "many", "Expected `int`"),
+    ("IKON_LIMITS", "3", "IKON_LIMITS__IMAGE_BYTES"),
+    ("IKON_STORES", "{}", "settings file"),
+    ("IKON_NONSENSE", "1", "IKON_DATABASE"),
+    ("IKON_LIMITS__NONSENSE", "1", "IKON_LIMITS__PAGE"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), ENVIRONMENT)
+def test_a_wrong_variable_is_named_with_what_is_allowed(tmp_path: Path, name: str, value: str, allowed: str) -> None:
+    with pytest.raises(StartError) as error:
+        settings(tmp_path, environ={name: value})
+
+    said = str(error.value)
+    assert name in said or ".".join(name.removeprefix("IKON_").lower().split("__")) in said
+    assert allowed in said
+
+
+@pytest.mark.parametrize(("option", "value"), [("identity", "everyone"), ("workers", 0), ("listen", "here"), ("database", "x")])
+def test_a_wrong_option_is_named(tmp_path: Path, option: str, value: Any) -> None:
+    with pytest.raises(StartError, match=rf"config: {option} = '?{value}"):
+        settings(tmp_path, **{option: value})
+
+
+def test_an_option_beats_the_environment_and_that_the_file(tmp_path: Path) -> None:
+    environ = {"IKON_NODE": "from-environment", "IKON_LOG_LEVEL": "debug", "IKON_LIMITS__PAGE": "7"}
+
+    found = settings(
+        tmp_path, 'node = "from-file"\nlog_level = "error"\nbuffer_mib = 9\n[limits]\npage_max = 8', environ, node="from-option"
+    )
+
+    assert (found.node, found.log_level, found.buffer_mib) == ("from-option", "debug", 9)
+    assert (found.limits.page, found.limits.page_max) == (7, 8)
+
+
+def test_a_list_in_the_environment_is_parted_by_commas(tmp_path: Path) -> None:
+    found = settings(tmp_path, environ={"IKON_TRUSTED_PROXIES": "10.0.0.0/8, 192.168.1.1"})
+
+    assert found.trusted_proxies == ["10.0.0.0/8", "192.168.1.1"]
+
+
+def test_what_is_not_set_follows_from_the_data_directory(tmp_path: Path) -> None:
+    found = settings(tmp_path)
+
+    assert found.database == f"sqlite:///{tmp_path}/data/ikon.db"
+    assert found.stores == {"local": {"type": "file", "path": f"{tmp_path}/data/images"}}
+    assert found.default_store == "local"
+
+
+@pytest.mark.parametrize("text", ["listen = ", "= 3", b"\xff = 1"])
+def test_a_file_that_is_no_toml_is_named(tmp_path: Path, text: str | bytes) -> None:
+    file = tmp_path / "broken.toml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+
+    with pytest.raises(StartError, match=r"config: .*broken\.toml"):
+        load(str(file), {}, {})
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StartError, match=r"config: cannot read .*missing\.toml"):
+        load(None, {}, {"IKON_CONFIG": str(tmp_path / "missing.toml")})
