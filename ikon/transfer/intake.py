@@ -108,13 +108,13 @@ class Intake:
             await writer.write(batch)
 
         async def digest(batch: Sequence[Buffer]) -> None:
-            await self._digests.run(block_digests.update, batch)
+            await self._digests.run(_update_all, (md5, block_digests), batch)
             while (full := block_digests.take_gib()) is not None:
                 await self._keep_digests(attempt, gibs, full)
 
         gibs = itertools.count()
         pump = Pump(
-            self.budget, [store, lambda b: self._digests.run(md5.update, b), lambda b: self._digests.run(multihash.update, b), digest]
+            self.budget, [store, digest, lambda batch: self._digests.run(multihash.update, batch)]
         )
         size = await attempt.unless_stopped(pump.run(_counted(blocks, bounds, grow)))
         if bounds.expected is not None and size != bounds.expected:
@@ -164,6 +164,11 @@ class Intake:
 async def outcome_of(work: Awaitable[None]) -> None:
     """Wait for work that goes on by itself when the waiting is given up."""
     await asyncio.shield(asyncio.ensure_future(work))
+
+
+def _update_all(digests: Sequence[Md5 | BlockDigests], batch: Sequence[Buffer]) -> None:
+    for digest in digests:
+        digest.update(batch)
 
 
 async def _counted(blocks: AsyncIterable[bytes], bounds: Bounds, grow: Callable[[int], Awaitable[int]] | None) -> AsyncIterator[bytes]:

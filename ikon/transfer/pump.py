@@ -23,6 +23,7 @@ class Pump:
         self._first = 0  # number of the oldest block in _pending
         self._held = 0
         self._room = asyncio.Event()
+        self._gathered = 0  # bytes that no consumer has been woken for
         self._ended = False
 
     async def run(self, blocks: AsyncIterable[bytes]) -> int:
@@ -37,8 +38,7 @@ class Pump:
                         total += len(block)
                         await self._put(block)
                 self._ended = True
-                for event in self._ready:
-                    event.set()
+                self._wake()
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
         finally:
@@ -47,25 +47,34 @@ class Pump:
         return total
 
     async def _put(self, block: bytes) -> None:
-        while self._held and self._held + len(block) > self._budget.share:
+        share = self._budget.share
+        while self._held and self._held + len(block) > share:
+            self._wake()
             self._room.clear()
             await self._room.wait()
         await self._budget.take(len(block))
         self._held += len(block)
         self._pending.append([len(block), len(self._consumers)])
-        for queue, ready in zip(self._queues, self._ready, strict=True):
+        for queue in self._queues:
             queue.append(block)
+        self._gathered += len(block)
+        if self._gathered >= share // 4:  # a hop to a thread costs as much as the digest of 50 KiB
+            self._wake()
+
+    def _wake(self) -> None:
+        self._gathered = 0
+        for ready in self._ready:
             ready.set()
 
     async def _consume(self, at: int) -> None:
         queue, ready, consumer = self._queues[at], self._ready[at], self._consumers[at]
         done = 0
         while True:
+            await ready.wait()
+            ready.clear()
             if not queue:
                 if self._ended:
                     return
-                ready.clear()
-                await ready.wait()
                 continue
             batch = list(queue)
             queue.clear()
@@ -74,6 +83,8 @@ class Pump:
             del batch
             self._end(done, count)
             done += count
+            if self._ended:
+                ready.set()
 
     def _end(self, first: int, count: int) -> None:
         """One consumer has ended blocks: let go of those that all have ended."""
