@@ -29,10 +29,11 @@ from ikon.problems import REASONS, ClientGone
 
 BLOCK_BYTES = 256 * 1024  # of a body that may wait for the application before reading pauses, and the most that one message joins
 CHUNK_COST_BYTES = 64  # what it costs to keep a chunk, beside its bytes: chunks of 2 bytes would take 28 times their size
-MAX_PIPELINED = 32  # 256 KiB of the smallest requests are 14,000 of them, about 3 KiB each once parsed
+MAX_PIPELINED = 100  # 256 KiB of the smallest requests are 14,000 of them, about 3 KiB each once parsed
 SENDFILE_BYTES = 1024 * 1024  # moved at most before other connections get their turn
 LOOK_S = 60.0  # every connection is looked at this often, even when nothing is due
 
+INTERNET = (socket.AF_INET, socket.AF_INET6)
 GONE = {errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN}  # beside those that Python calls ConnectionError
 
 # uvicorn writes status lines from this table and has no setting for it; clients match on our phrases.
@@ -97,6 +98,9 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        raw = transport.get_extra_info("socket")
+        if raw.family in INTERNET:  # asyncio leaves it out on sockets that uvicorn bound, and every small answer takes 40 ms
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.head_due = self.loop.time() + self.limits.header_timeout_s
         self._look_by(self.head_due)
         if self.limits.connections_per_address and self.client and not _is_loopback(self.client[0]):
@@ -121,10 +125,14 @@ class Connection(HttpToolsProtocol):
 
     def abort(self) -> None:
         """Break the connection: the client sees a reset, never a short answer with a clean end."""
-        connection = self.transport.get_extra_info("socket")
-        if connection.family in (socket.AF_INET, socket.AF_INET6) and not self.transport.is_closing():
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if self not in self.connections:  # lost already, and the number of its socket may be another client's by now
+            return
+        raw = self.transport.get_extra_info("socket")
+        if raw.family in INTERNET:
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
+        if self.running is not None:
+            self.running.lose()
 
     # What is read
 
@@ -133,7 +141,7 @@ class Connection(HttpToolsProtocol):
         if self.fault is not None or self.drain_due < math.inf:
             self.dropped_bytes += len(data)
             if self.dropped_bytes > self.limits.drain_bytes:
-                self.transport.close()
+                self.abort() if self.is_answering() else self.transport.close()
         if self.fault is not None or self.transport.is_closing():
             return
         self.quiet_bytes += len(data)
@@ -153,10 +161,24 @@ class Connection(HttpToolsProtocol):
             try:
                 self.parser.feed_data(data)
                 return
-            except httptools.HttpParserUpgrade as upgrade:  # an offer to talk something else, declined by going on with HTTP/1.1
+            except httptools.HttpParserUpgrade as upgrade:
+                self._decline_upgrade()
                 data = data[upgrade.args[0] :]
 
+    def _decline_upgrade(self) -> None:
+        """Go on with HTTP/1.1 when the client offers to talk something else, as every Java client does on plain HTTP.
+
+        The parser takes all that follows such headers for the other protocol, the body too, and says that the request has none. A fresh one
+        is told how the body is framed instead, and its callbacks for these few headers are passed over.
+        """
+        framing = [b"%b: %b\r\n" % header for header in self.headers if header[0] in (b"content-length", b"transfer-encoding")]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.parser.feed_data(b"PUT / HTTP/1.1\r\n" + b"".join(framing) + b"\r\n")
+
     def on_message_begin(self) -> None:
+        if self.in_body:  # of a declined upgrade
+            return
         if len(self.pipeline) >= MAX_PIPELINED:
             self._stop_parsing(503, "Too many requests at once")
         if self.transport.is_closing():
@@ -166,7 +188,8 @@ class Connection(HttpToolsProtocol):
         self.in_head, self.head_bytes = True, 0
 
     def on_url(self, url: bytes) -> None:
-        super().on_url(url)
+        if self.in_head:
+            super().on_url(url)
         if len(self.url) > self.limits.url_bytes:
             self._stop_parsing(414, "Request URL is too long")
 
@@ -176,9 +199,11 @@ class Connection(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self.in_body:  # of a declined upgrade
+            return
         self._check_head()
-        self.in_head, self.in_body, self.quiet_bytes, self.head_due = False, True, 0, math.inf
         self._fill_scope()
+        self.in_head, self.in_body, self.quiet_bytes, self.head_due = False, True, 0, math.inf
         busy = self.limit_concurrency is not None and max(len(self.connections), len(self.tasks)) >= self.limit_concurrency
         app = service_unavailable if busy else self.app
         self.cycle = cycle = Cycle(self)
@@ -221,6 +246,8 @@ class Connection(HttpToolsProtocol):
         cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():  # not complete at all: `_decline_upgrade` comes next
+            return
         self.in_body, self.quiet_bytes = False, 0
         self.cycle.more_body = False
         self.cycle.message_event.set()
@@ -477,6 +504,8 @@ class Cycle(RequestResponseCycle):
         For after `http.response.start` with a Content-Length; no thread waits for the client. A HEAD request sends nothing and returns
         `count`. Raises ClientGone when the client is gone or took no byte for `stall_s`; an OSError is the file's.
         """
+        if self.disconnected:
+            raise ClientGone
         if self.chunked_encoding is not False or self.response_complete:
             raise RuntimeError("sendfile needs an answer begun with a Content-Length")
         if self.scope["method"] == "HEAD":
