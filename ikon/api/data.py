@@ -14,11 +14,12 @@ from ikon.transfer.digests import BLOCK
 
 
 async def upload(request: Request) -> Response:
-    """PUT /v2/images/{id}/file"""
+    """PUT /v2/images/{id}/file: store the data and make the image active; X-Image-Meta-Store names the store."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/octet-stream":
         raise UnsupportedMediaType(
-            f"The request media type {media_type or '(none)'} is not supported by this server. Image data is sent as application/octet-stream."
+            f"The request media type {media_type or '(none)'} is not supported by this server. "
+            "Image data is sent as application/octet-stream."
         )
     store = request.headers.get("x-image-meta-store")
     await data.upload(request.kit, request.ctx, request.segments["id"], request.blocks(), store=store, size=_announced(request))
@@ -46,7 +47,10 @@ class Part(NamedTuple):
 
 
 async def download(request: Request) -> Response | None:
-    """GET and HEAD /v2/images/{id}/file. Answers by itself when there is data, since only then it knows what it could read."""
+    """GET /v2/images/{id}/file: the data, or a Range of it, every block checked; `prefer` names stores to read first.
+
+    Answers by itself when there is data, since only then it knows what it could read.
+    """
     request.refuse_body()
     prefer = [name.strip() for name in dict(request.params()).get("prefer", "").split(",") if name.strip()]
     async with data.download(request.kit, request.ctx, request.segments["id"], prefer) as (image, reader):

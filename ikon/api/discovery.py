@@ -27,12 +27,12 @@ def _versions(request: Request, status: int) -> Response:
 
 
 async def choices(request: Request) -> Response:
-    """GET /: clients begin here, and expect 300."""
+    """GET /: the versions of the API; clients begin here, and expect 300."""
     return _versions(request, 300)
 
 
 async def versions(request: Request) -> Response:
-    """GET /versions"""
+    """GET /versions: the same, with 200."""
     return _versions(request, 200)
 
 
@@ -68,5 +68,5 @@ def _health(request: Request, reasons: list[str]) -> Response:
 
 
 async def show_metrics(request: Request) -> Response:
-    """GET /metrics, in Prometheus's text format."""
+    """GET /metrics: what is counted, in Prometheus's text format."""
     return Response(metrics.render(), media_type=metrics.MEDIA_TYPE)

@@ -15,7 +15,7 @@ from ikon.service import images
 
 
 async def create(request: Request) -> Response:
-    """POST /v2/images"""
+    """POST /v2/images: a new record, queued until data comes."""
     new = parse_new(await request.json_body())
     image = await images.create(request.kit, request.ctx, new)
     headers = {
@@ -27,14 +27,14 @@ async def create(request: Request) -> Response:
 
 
 async def show(request: Request) -> Response:
-    """GET /v2/images/{id}"""
+    """GET /v2/images/{id}: one record."""
     request.refuse_body()
     image = await images.show(request.kit, request.ctx, request.segments["id"])
     return json(wire.image(request.ctx, image), headers={"ETag": etag(image.version)})
 
 
 async def browse(request: Request) -> Response:
-    """GET /v2/images"""
+    """GET /v2/images: a page of the records that the caller sees, filtered and sorted."""
     params = request.params()
     limits = request.kit.settings.limits
     listing = parse_listing(params, limits.page, limits.page_max)
@@ -51,7 +51,7 @@ def _link(params: list[tuple[str, str]]) -> str:
 
 
 async def update(request: Request) -> Response:
-    """PATCH /v2/images/{id}"""
+    """PATCH /v2/images/{id}: change attributes, properties and tags by JSON patch; If-Match guards against other writers."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type not in MEDIA_TYPES:
         allowed = ", ".join(sorted(MEDIA_TYPES))
@@ -64,14 +64,14 @@ async def update(request: Request) -> Response:
 
 
 async def delete(request: Request) -> Response:
-    """DELETE /v2/images/{id}"""
+    """DELETE /v2/images/{id}: the record goes at once, the bytes soon after."""
     request.refuse_body()
     await images.delete(request.kit, request.ctx, request.segments["id"])
     return empty()
 
 
 async def act(request: Request) -> Response:
-    """POST /v2/images/{id}/actions/{action}"""
+    """POST /v2/images/{id}/actions/{action}: deactivate or reactivate."""
     verb = {"deactivate": images.deactivate, "reactivate": images.reactivate}.get(request.segments["action"])
     if verb is None:
         raise NotFound

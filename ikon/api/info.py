@@ -12,7 +12,7 @@ from ikon.service import copies
 
 
 async def import_methods(request: Request) -> Response:
-    """GET /v2/info/import"""
+    """GET /v2/info/import: the import methods on offer."""
     request.refuse_body()
     return json({"import-methods": {"description": "Import methods available.", "type": "array", "value": []}})
 
@@ -30,13 +30,13 @@ def _stores(request: Request) -> list[dict[str, Any]]:
 
 
 async def stores(request: Request) -> Response:
-    """GET /v2/info/stores"""
+    """GET /v2/info/stores: names of the stores, and which is the default."""
     request.refuse_body()
     return json({"stores": _stores(request)})
 
 
 async def stores_detail(request: Request) -> Response:
-    """GET /v2/info/stores/detail"""
+    """GET /v2/info/stores/detail: kinds, weights and places too; for administrators."""
     request.refuse_body()
     policy.require(request.ctx, "stores_info_detail")
     listed = _stores(request)
@@ -47,14 +47,14 @@ async def stores_detail(request: Request) -> Response:
 
 
 async def remove_from_store(request: Request) -> Response:
-    """DELETE /v2/stores/{store}/{id}"""
+    """DELETE /v2/stores/{store}/{id}: take the copy out of one store, unless it is the last sound one."""
     request.refuse_body()
     await copies.remove(request.kit, request.ctx, request.segments["id"], request.segments["store"])
     return empty()
 
 
 async def copy_to_store(request: Request) -> Response:
-    """POST /ikon/v1/images/{id}/copies with {"store": NAME}: one more copy, made before the answer."""
+    """POST /ikon/v1/images/{id}/copies: one more copy, in the store that {"store": NAME} names, made before the answer."""
     body = await request.json_body()
     if not isinstance(body, dict) or not isinstance(body.get("store"), str):
         raise BadValue("The body must be an object whose 'store' names a store.")
@@ -63,12 +63,12 @@ async def copy_to_store(request: Request) -> Response:
 
 
 async def schema_image(request: Request) -> Response:
-    """GET /v2/schemas/image"""
+    """GET /v2/schemas/image: the JSON schema of a record."""
     request.refuse_body()
     return json(schemas.IMAGE)
 
 
 async def schema_images(request: Request) -> Response:
-    """GET /v2/schemas/images"""
+    """GET /v2/schemas/images: the JSON schema of a list."""
     request.refuse_body()
     return json(schemas.IMAGES)
