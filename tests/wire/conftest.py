@@ -1,0 +1,30 @@
+"""Servers for the tests of this folder: one for all modules, and one each for those that name other settings in `SETTINGS`."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.wire.server import Ikon
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ikon]:
+    """The server of the modules without settings of their own."""
+    with Ikon(tmp_path_factory.mktemp("ikon")) as server:
+        yield server
+        assert server.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def ikon(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ikon]:
+    """A running server. No test of the module may have made it fail in a way that nobody foresaw, or leave it unable to stop."""
+    settings = getattr(request.module, "SETTINGS", None)
+    if settings is None:
+        server = request.getfixturevalue("shared")
+        before = len(server.unforeseen())
+        yield server
+        assert server.unforeseen()[before:] == []
+        return
+    with Ikon(tmp_path_factory.mktemp("ikon"), **settings) as server:
+        yield server
+        assert (server.stop(), server.unforeseen()) == (0, [])
