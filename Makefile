@@ -7,7 +7,7 @@ SHELL := /bin/bash
 .PHONY: help install run check test full journey bench docs lint format clean
 
 PYTEST = .venv/bin/python -m pytest
-IKON_ARGS ?=
+ARGS ?=
 PYTEST_ARGS ?=
 
 help: ## this list
@@ -16,8 +16,8 @@ help: ## this list
 install: ## make .venv with the `ikon` command
 	scripts/install
 
-run: install ## serve on 127.0.0.1:9292, data in ./ikon-data; more settings in IKON_ARGS="..."
-	exec .venv/bin/ikon serve --data ./ikon-data $(IKON_ARGS)
+run: install ## serve on 127.0.0.1:9292, data in ./ikon-data; more settings in ARGS="..."
+	exec .venv/bin/ikon serve --data ./ikon-data $(ARGS)
 
 check: ## format, lint, types and the fast tests: before every commit
 	scripts/install dev

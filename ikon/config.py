@@ -3,6 +3,7 @@
 The sentence beside each field is its help text; the reference page is made from them.
 """
 
+import functools
 import ipaddress
 import os
 import re
@@ -255,6 +256,7 @@ def _check_address(settings: Settings) -> None:
         )
 
 
+@functools.lru_cache(256)
 def is_loopback(host: str) -> bool:
     """Whether a host name or address means this machine only."""
     try:

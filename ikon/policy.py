@@ -66,9 +66,7 @@ def allows(ctx: Context, action: str, image: Image | None = None) -> bool:
 
 
 def require(ctx: Context, action: str, image: Image | None = None) -> None:
-    """Raises Forbidden, or NotFound for an image that the caller may not even look at, unless the rule allows it."""
-    if image is not None and action != "get_image" and not allows(ctx, "get_image", image):
-        raise NotFound("The resource could not be found.")
+    """Raises Forbidden unless the rule allows it; for an image that the caller may not even look at, NotFound."""
     if not allows(ctx, action, image):
         if action == "get_image":
             raise NotFound("The resource could not be found.")

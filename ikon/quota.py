@@ -16,5 +16,6 @@ def charge(conn: Connection, project: str | None, by: int, limit: int) -> None:
     total = usage.charge(conn, project, by)
     if by > 0 and total > limit:
         raise QuotaExceeded(
-            f"Image exceeds the storage quota: The size of the data {by} will exceed the limit. {max(0, limit - total + by)} bytes remaining."
+            f"Image exceeds the storage quota: The size of the data {by} will exceed the limit. "
+            f"{max(0, limit - total + by)} bytes remaining."
         )

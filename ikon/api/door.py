@@ -1,4 +1,4 @@
-"""The outermost handler: finds the route, establishes the caller, turns problems into answers. The only place that does any of the three."""
+"""The outermost handler: finds the route, establishes the caller, turns problems into answers. Nothing else does."""
 
 import re
 import time
@@ -20,7 +20,7 @@ Handler = Callable[[Request], Awaitable[Response | None]]
 
 #: Every path, with what answers each method. `{x}` stands for any one segment.
 ROUTES: dict[str, dict[str, Handler]] = {
-    "/": {"GET": discovery.choices},
+    "/": dict.fromkeys(("GET", "POST", "PUT", "PATCH", "DELETE"), discovery.choices),
     "/versions": {"GET": discovery.versions},
     "/versions/": {"GET": discovery.versions},
     "/healthcheck": {"GET": discovery.health, "POST": discovery.health},

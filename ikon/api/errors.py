@@ -28,7 +28,7 @@ def render(status: int, text: str, accept: str | None, request_id: str, headers:
         return _json({"error": {"message": text, "code": status, "title": phrase, "request_id": request_id}}, status, headers)
     if "html" in accept or "*/*" in accept:
         return Response(HTML.format(code=code, text=escape(text)), status, headers, media_type="text/html")
-    if accept.partition(";")[0].strip() == "application/json":
+    if "application/json" in accept:
         return _json({"message": text, "code": code, "title": phrase, "request_id": request_id}, status, headers)
     return Response(f"{code}\n\n{text}\n\n   ", status, headers, media_type="text/plain")
 

@@ -16,6 +16,8 @@ from ikon.db.engine import now_ms_sql
 t = tables.copies
 d = tables.block_digests
 READABLE = ("ready", "suspect")
+#: No deletion is put off for longer than this, in ms.
+LONGEST_MS = 600_000
 
 
 class Copy(msgspec.Struct, frozen=True):
@@ -113,7 +115,7 @@ def reserve(conn: Connection, copy_id: str, me: str, reserved: int) -> bool:
 
 def release(conn: Connection, copy_id: str, again_in_ms: int) -> None:
     """Give a copy whose deletion did not end to whoever comes, not before that many ms from now."""
-    later = now_ms_sql() + again_in_ms
+    later = now_ms_sql() + min(again_in_ms, LONGEST_MS)
     conn.execute(
         sa.update(t).where(t.c.id == copy_id, t.c.state == "deleting").values(instance=None, tries=t.c.tries + 1, not_before=later)
     )
@@ -134,7 +136,9 @@ def forget(conn: Connection, copy: Copy) -> Copy | None:
 
 def to_delete(conn: Connection, me: str, node: str, limit: int) -> list[Copy]:
     """Copies in deleting that are due and nobody's: without an instance, or of a dead one. Only those whose bytes this node can reach."""
-    due = sa.select(*COLUMNS).where(t.c.state == "deleting", t.c.not_before <= now_ms_sql(), sa.or_(t.c.node.is_(None), t.c.node == node))
+    now = now_ms_sql()
+    is_due = sa.or_(t.c.not_before <= now, t.c.not_before > now + LONGEST_MS)  # the latter since a clock was put back
+    due = sa.select(*COLUMNS).where(t.c.state == "deleting", is_due, sa.or_(t.c.node.is_(None), t.c.node == node))
     nobodys = sa.or_(t.c.instance.is_(None), ~instances.alive(t.c.instance))
     return [Copy(*row) for row in conn.execute(due.where(nobodys).order_by(t.c.not_before).limit(limit))]
 

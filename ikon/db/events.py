@@ -9,9 +9,7 @@ from ikon.db.engine import now_ms_sql
 from ikon.model.image import Image
 
 t = tables.events
-INSERT = sa.insert(t).values(
-    {c: bindparam(c.name) for c in t.c if c.name not in ("n", "at")} | {"at": now_ms_sql()}
-)
+INSERT = sa.insert(t).values({c: bindparam(c.name) for c in t.c if c.name not in ("n", "at")} | {"at": now_ms_sql()})
 
 
 def add(conn: Connection, ctx: Context, kind: str, image: Image, detail: str | None = None) -> None:

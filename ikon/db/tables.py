@@ -1,4 +1,7 @@
-"""The tables, as the newest migration leaves them (a test compares). Times: `k` and `updated` in microseconds, the rest in ms, since 1970."""
+"""The tables, as the newest migration leaves them (a test compares).
+
+Times count from 1970: `k` and `updated` in microseconds, the rest in milliseconds.
+"""
 
 from typing import Any
 

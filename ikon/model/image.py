@@ -23,7 +23,21 @@ UUID = re.compile(r"[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-
 
 #: Set by the server alone; a request that names one is refused.
 READ_ONLY = frozenset(
-    ["created_at", "updated_at", "status", "checksum", "size", "virtual_size", "direct_url", "self", "file", "schema", "stores", "os_hash_algo", "os_hash_value"]
+    (
+        "created_at",
+        "updated_at",
+        "status",
+        "checksum",
+        "size",
+        "virtual_size",
+        "direct_url",
+        "self",
+        "file",
+        "schema",
+        "stores",
+        "os_hash_algo",
+        "os_hash_value",
+    )
 )
 RESERVED = frozenset(["locations", "location", "deleted", "deleted_at"])
 #: Formats describe data; they may change only while there is none.
@@ -56,7 +70,8 @@ class Image(Struct, frozen=True):
     """One image as the database holds it.
 
     k: creation time in microseconds since 1970, made unique; it is primary key, list order and marker. updated: microseconds.
-    size, virtual_size: bytes. stores: names of the stores with a ready copy, oldest copy first. digests: the copy whose block digests count.
+    size, virtual_size: bytes. stores: names of the stores with a ready copy, oldest copy first.
+    digests: the copy whose block digests count.
     reason: why the last attempt to give the image its data failed.
     """
 
@@ -93,7 +108,7 @@ def visible(ctx: Context, image: Image) -> bool:
 
 def timestamp(us: int) -> str:
     """Microseconds since 1970 as the wire shows times: UTC, whole seconds."""
-    return datetime.fromtimestamp(us // 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return f"{datetime.fromtimestamp(us // 1_000_000, UTC).isoformat()[:19]}Z"  # strftime takes eight times as long, twice a record
 
 
 def refuse_server_fields(name: str) -> None:

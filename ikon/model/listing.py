@@ -1,4 +1,4 @@
-"""What a list request asks for: scope, filters, order and page, read from the query string; and the test that tells whether an image matches.
+"""What a list request asks for: scope, filters, order and page, read from the query string; and whether an image matches.
 
 Filters are tested on the record itself, so that case, Unicode and NULL mean the same on every database.
 """

@@ -113,9 +113,7 @@ class Intake:
                 await self._keep_digests(attempt, gibs, full)
 
         gibs = itertools.count()
-        pump = Pump(
-            self.budget, [store, digest, lambda batch: self._digests.run(multihash.update, batch)]
-        )
+        pump = Pump(self.budget, [store, digest, lambda batch: self._digests.run(multihash.update, batch)])
         size = await attempt.unless_stopped(pump.run(_counted(blocks, bounds, grow)))
         if bounds.expected is not None and size != bounds.expected:
             raise BadRequest(f"Size mismatch: expected {bounds.expected} bytes, got {size} bytes")
