@@ -3,8 +3,6 @@
 Times count from 1970: `k` and `updated` in microseconds, the rest in milliseconds.
 """
 
-from typing import Any
-
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
@@ -12,7 +10,6 @@ from sqlalchemy.dialects import mysql
 SCHEMA = "0001"
 
 metadata = sa.MetaData()
-MYSQL: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
 
 
 def text(length: int) -> sa.types.TypeEngine[str]:
@@ -64,10 +61,9 @@ images = sa.Table(
     sa.Index("images_owner", "owner", "os_hidden", "k"),
     sa.Index("images_visibility", "visibility", "os_hidden", "k"),
     sa.Index("images_hidden", "os_hidden", "k"),
-    **MYSQL,
 )
 
-ids = sa.Table("ids", metadata, sa.Column("id", text(36), primary_key=True), **MYSQL)
+ids = sa.Table("ids", metadata, sa.Column("id", text(36), primary_key=True))
 
 copies = sa.Table(
     "copies",
@@ -89,7 +85,6 @@ copies = sa.Table(
     sa.Index("copies_image", "image_id"),
     sa.Index("copies_state", "state", "not_before"),
     sa.Index("copies_project", "project"),
-    **MYSQL,
 )
 
 block_digests = sa.Table(
@@ -99,7 +94,6 @@ block_digests = sa.Table(
     sa.Column("copy_id", text(36), primary_key=True),
     sa.Column("gib", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("digests", digest_row(), nullable=False),  # BLAKE3 of each MiB of that GiB, one after the other
-    **MYSQL,
 )
 
 instances = sa.Table(
@@ -109,7 +103,6 @@ instances = sa.Table(
     sa.Column("node", text(255), nullable=False),
     sa.Column("lease_until", sa.BigInteger, nullable=False),
     sa.Column("started", sa.BigInteger, nullable=False),
-    **MYSQL,
 )
 
 leases = sa.Table(
@@ -117,7 +110,6 @@ leases = sa.Table(
     metadata,
     sa.Column("name", text(200), primary_key=True),
     sa.Column("instance", text(80), nullable=False),
-    **MYSQL,
 )
 
 events = sa.Table(
@@ -133,7 +125,6 @@ events = sa.Table(
     sa.Column("request", text(64)),
     sa.Column("detail", long_text()),
     sa.Index("events_image", "image_id", "n"),
-    **MYSQL,
 )
 
 usage = sa.Table(
@@ -141,5 +132,4 @@ usage = sa.Table(
     metadata,
     sa.Column("project", text(255), primary_key=True),
     sa.Column("bytes", sa.BigInteger, nullable=False),
-    **MYSQL,
 )

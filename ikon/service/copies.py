@@ -3,7 +3,7 @@
 import msgspec
 from sqlalchemy import Connection
 
-from ikon import policy, quota
+from ikon import log, policy, quota
 from ikon.context import Context
 from ikon.db import copies, events, images
 from ikon.db.copies import Copy
@@ -35,6 +35,7 @@ async def copy(kit: Kit, ctx: Context, image_id: str, store: str) -> None:
             found = await kit.db.read(copies.get, attempt.copy_id)
             if found is None or found.state != "ready":
                 raise
+    log.get().info("image copied", image=image_id, store=store, size_bytes=facts.size, request=ctx.request_id)
 
 
 def _begin(conn: Connection, ctx: Context, attempt: Attempt, row: Copy, limit: int) -> tuple[Image, list[Copy]]:

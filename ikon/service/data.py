@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
 import msgspec
 from sqlalchemy import Connection
 
-from ikon import policy, quota
+from ikon import log, policy, quota
 from ikon.context import Context
 from ikon.db import copies, events, images
 from ikon.db.copies import Copy
@@ -41,6 +41,7 @@ async def upload(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[by
         except OutcomeUnknown:
             if not await kit.db.read(_is_ready, attempt.copy_id):
                 raise
+    log.get().info("image uploaded", image=image_id, store=attempt.store, size_bytes=facts.size, request=ctx.request_id)
 
 
 def new_attempt(kit: Kit, image_id: str, store: str) -> Attempt:

@@ -6,7 +6,7 @@ import uuid
 import msgspec
 from sqlalchemy import Connection
 
-from ikon import policy
+from ikon import log, policy
 from ikon.config import Limits
 from ikon.context import Context
 from ikon.db import copies, events, images
@@ -150,6 +150,7 @@ async def delete(kit: Kit, ctx: Context, image_id: str) -> None:
             kit.intake.attempts.stop(copy.id)  # its own task deletes what it wrote; one in another process learns at its next look
         else:
             await kit.intake.remove(copy)
+    log.get().info("image deleted", image=image_id, request=ctx.request_id)
 
 
 def _delete(conn: Connection, ctx: Context, image_id: str) -> list[Copy]:

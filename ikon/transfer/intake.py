@@ -12,7 +12,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, I
 import msgspec
 from sqlalchemy import Connection
 
-from ikon import log
+from ikon import log, metrics
 from ikon.context import Context
 from ikon.db import copies, events, images, usage
 from ikon.db.copies import Copy
@@ -20,7 +20,7 @@ from ikon.db.engine import Database
 from ikon.db.lease import Lease
 from ikon.model.image import Image
 from ikon.problems import BadRequest, ImageTooLarge, Problem
-from ikon.stores.base import Buffer
+from ikon.stores.base import Buffer, Writer
 from ikon.stores.registry import Stores
 from ikon.threads import Pool, outcome
 from ikon.transfer.attempts import Attempt, Attempts
@@ -59,6 +59,7 @@ class Intake:
         self._db, self._stores, self._lease, self._limited = db, stores, lease, limited
         self.attempts = Attempts()
         self.budget = Budget(buffer_bytes)
+        metrics.BUFFERED.set_function(lambda: self.budget.used)
         self._digests = Pool("digests", 4)
 
     @contextlib.asynccontextmanager
@@ -69,6 +70,7 @@ class Intake:
                 yield attempt
             except BaseException as failure:
                 reason = str(failure) if isinstance(failure, Problem) else "the server stopped, or failed, during the upload"
+                metrics.UPLOADS_UNDONE.inc()
                 await outcome(self._undo(ctx, attempt, reason))
                 raise
 
@@ -102,10 +104,7 @@ class Intake:
         ClientGone, and ImageDeleted when the attempt is stopped meanwhile.
         """
         md5, multihash, block_digests = Md5(), Multihash(), BlockDigests()
-        attempt.writer = writer = await self._stores[attempt.store].create(attempt.url, bounds.expected)
-
-        async def store(batch: Sequence[Buffer]) -> None:
-            await writer.write(batch)
+        writer = await outcome(self._begin(attempt, bounds.expected))
 
         async def digest(batch: Sequence[Buffer]) -> None:
             await self._digests.run(_update_all, (md5, block_digests), batch)
@@ -113,7 +112,7 @@ class Intake:
                 await self._keep_digests(attempt, gibs, full)
 
         gibs = itertools.count()
-        pump = Pump(self.budget, [store, digest, lambda batch: self._digests.run(multihash.update, batch)])
+        pump = Pump(self.budget, [writer.write, digest, lambda batch: self._digests.run(multihash.update, batch)])
         size = await attempt.unless_stopped(pump.run(_counted(blocks, bounds, grow)))
         if bounds.expected is not None and size != bounds.expected:
             raise BadRequest(f"Size mismatch: expected {bounds.expected} bytes, got {size} bytes")
@@ -124,6 +123,11 @@ class Intake:
         await outcome(writer.commit())
         attempt.stored = True
         return Facts(size, md5.hex(), ALGORITHM, multihash.hex())
+
+    async def _begin(self, attempt: Attempt, size: int | None) -> Writer:
+        """Open the attempt's writer. Never abandoned: whoever undoes the attempt has to know what it opened."""
+        attempt.writer = await self._stores[attempt.store].create(attempt.url, size)
+        return attempt.writer
 
     async def _keep_digests(self, attempt: Attempt, gibs: Iterator[int], digests: bytes) -> None:
         await self._db.write(copies.add_digests, attempt.image_id, attempt.copy_id, next(gibs), digests)
@@ -180,6 +184,7 @@ async def _counted(blocks: AsyncIterable[bytes], bounds: Bounds, grow: Callable[
             raise ImageTooLarge(f"The incoming image is too large: it passed the limit of {bounds.most} bytes")
         if grow is not None and total > room:
             room = await grow(total)
+        metrics.RECEIVED.inc(len(block))
         yield block
 
 

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import blake3
 
-from ikon import log
+from ikon import log, metrics
 from ikon.db import copies
 from ikon.db.copies import READABLE, Copy
 from ikon.db.engine import Database
@@ -119,6 +119,7 @@ class Reader:
                 await self._leave_copy(f"it was checked, and then could not be read: {error.strerror}")
                 raise DataUnavailable(f"The data of image {self._image.id} could not be read to its end") from error
             offset += sent
+            metrics.SENT.inc(sent)
             if sent < wanted:
                 break
             piece = BLOCK if loop.time() - began < SLOW_S else SLOW_PIECE
@@ -181,6 +182,7 @@ class Reader:
     async def _doubt(self, copy: Copy, why: str) -> None:
         try:
             if await self._db.write(copies.suspect, copy.id):
+                metrics.SUSPECT.inc()
                 log.get().error("copy is suspect", image=self._image.id, store=copy.store, copy=copy.id, because=why)
         except Problem as problem:
             log.get().warning("suspect copy not marked", image=self._image.id, copy=copy.id, because=str(problem))

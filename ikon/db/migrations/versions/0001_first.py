@@ -9,14 +9,20 @@ from sqlalchemy.dialects import mysql
 revision = "0001"
 down_revision = None
 
-MYSQL: dict[str, Any] = {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": "utf8mb4_bin"}
-
 
 def text(length: int) -> sa.types.TypeEngine[str]:
     return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
 
 
+def table_options() -> dict[str, Any]:
+    """Text that compares by byte, blanks at its end included; MariaDB and MySQL have different names for that."""
+    mariadb = getattr(op.get_bind().dialect, "is_mariadb", False)
+    collation = "utf8mb4_nopad_bin" if mariadb else "utf8mb4_0900_bin"
+    return {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": collation}
+
+
 def upgrade() -> None:
+    options = table_options()
     long_text = sa.Text().with_variant(mysql.MEDIUMTEXT(), "mysql", "mariadb")
     digest_row = sa.LargeBinary().with_variant(mysql.VARBINARY(32768), "mysql", "mariadb")
     integer_key = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -45,10 +51,10 @@ def upgrade() -> None:
         sa.Column("digests", text(36)),
         sa.Column("doc", long_text, nullable=False),
         sa.UniqueConstraint("id", name="images_id"),
-        **MYSQL,
+        **options,
     )
 
-    op.create_table("ids", sa.Column("id", text(36), primary_key=True), **MYSQL)
+    op.create_table("ids", sa.Column("id", text(36), primary_key=True), **options)
 
     op.create_table(
         "copies",
@@ -66,7 +72,7 @@ def upgrade() -> None:
         sa.Column("verified_at", sa.BigInteger),
         sa.Column("tries", sa.Integer, nullable=False),
         sa.Column("not_before", sa.BigInteger, nullable=False),
-        **MYSQL,
+        **options,
     )
 
     op.create_table(
@@ -75,7 +81,7 @@ def upgrade() -> None:
         sa.Column("copy_id", text(36), primary_key=True),
         sa.Column("gib", sa.Integer, primary_key=True, autoincrement=False),
         sa.Column("digests", digest_row, nullable=False),
-        **MYSQL,
+        **options,
     )
 
     op.create_table(
@@ -84,14 +90,14 @@ def upgrade() -> None:
         sa.Column("node", text(255), nullable=False),
         sa.Column("lease_until", sa.BigInteger, nullable=False),
         sa.Column("started", sa.BigInteger, nullable=False),
-        **MYSQL,
+        **options,
     )
 
     op.create_table(
         "leases",
         sa.Column("name", text(200), primary_key=True),
         sa.Column("instance", text(80), nullable=False),
-        **MYSQL,
+        **options,
     )
 
     op.create_table(
@@ -105,14 +111,14 @@ def upgrade() -> None:
         sa.Column("user", text(255)),
         sa.Column("request", text(64)),
         sa.Column("detail", long_text),
-        **MYSQL,
+        **options,
     )
 
     op.create_table(
         "usage",
         sa.Column("project", text(255), primary_key=True),
         sa.Column("bytes", sa.BigInteger, nullable=False),
-        **MYSQL,
+        **options,
     )
     op.create_index("images_owner", "images", ["owner", "os_hidden", "k"])
     op.create_index("images_visibility", "images", ["visibility", "os_hidden", "k"])
