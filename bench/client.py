@@ -32,7 +32,13 @@ class Client:
         return http.client.HTTPConnection(self.host, self.port, timeout=timeout_s)
 
     def call(
-        self, method: str, path: str, body: object = None, *, ok: tuple[int, ...] = (200, 201, 204), headers: dict[str, str] = MEMBER,
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        *,
+        ok: tuple[int, ...] = (200, 201, 204),
+        headers: dict[str, str] = MEMBER,
         session: http.client.HTTPConnection | None = None,
     ) -> Any:
         """The decoded answer; anything but a status in `ok` raises RuntimeError."""
@@ -92,12 +98,13 @@ class Block:
 
     def __init__(self, size: int) -> None:
         self.plain = os.urandom(size)
-        self.framed = b"".join(b"%x\r\n%b\r\n" % (CHUNK, self.plain[at:at + CHUNK]) for at in range(0, size, CHUNK))
+        self.framed = b"".join(b"%x\r\n%b\r\n" % (CHUNK, self.plain[at : at + CHUNK]) for at in range(0, size, CHUNK))
 
     def digests(self, times: int) -> dict[str, str]:
         md5, sha512 = hashlib.md5(), hashlib.sha512()
         for _ in range(times):
-            md5.update(self.plain); sha512.update(self.plain)
+            md5.update(self.plain)
+            sha512.update(self.plain)
         return {"checksum": md5.hexdigest(), "os_hash_value": sha512.hexdigest()}
 
 
@@ -159,7 +166,8 @@ end
 def wrk(client: Client, clients: int, seconds: int, path: str, script: str = "", headers: dict[str, str] | None = None) -> dict[str, Any]:
     """Requests for so many seconds over so many connections; a single answer outside 2xx raises RuntimeError."""
     with tempfile.NamedTemporaryFile("w", suffix=".lua") as lua:
-        lua.write(script + _DONE); lua.flush()
+        lua.write(script + _DONE)
+        lua.flush()
         command = ["wrk", "-t1", f"-c{clients}", f"-d{seconds}s", "--timeout", "30s", "-s", lua.name]
         for name, value in (MEMBER | (headers or {})).items():
             command += ["-H", f"{name}: {value}"]

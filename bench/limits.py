@@ -61,6 +61,7 @@ def cpu_s(pid: int) -> float:
 
 # ---- one core
 
+
 def digest(name: str, new: Callable[[], object]) -> None:
     block, state = os.urandom(MIB), new()
     used, began = time.process_time(), time.perf_counter()
@@ -71,6 +72,7 @@ def digest(name: str, new: Callable[[], object]) -> None:
 
 
 # ---- bytes in
+
 
 def receive(name: str, into: Callable[[socket.socket], object]) -> None:
     """Send TOTAL bytes to a child; the time until it says that it is done."""
@@ -101,7 +103,7 @@ def receive_and_write(conn: socket.socket) -> None:
 
 def write(file: io.FileIO, block: memoryview) -> None:
     for at in range(0, len(block), WRITE):
-        file.write(block[at:at + WRITE])
+        file.write(block[at : at + WRITE])
 
 
 def keep(conn: socket.socket) -> None:
@@ -127,6 +129,7 @@ def keep(conn: socket.socket) -> None:
 
 
 # ---- bytes out
+
 
 def send(name: str, out: Callable[[socket.socket], object], clients: int = 1) -> None:
     """Read TOTAL bytes from each of several children with the client that the workloads use."""
@@ -157,6 +160,7 @@ def checked(conn: socket.socket) -> None:
 
 
 # ---- disk
+
 
 def disk() -> None:
     """Leaves a file of TOTAL bytes in the page cache."""
@@ -198,6 +202,7 @@ def commits() -> None:
 
 # ---- answers
 
+
 class Constant(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
@@ -218,13 +223,19 @@ def answers() -> None:
         finally:
             os.kill(pid, signal.SIGTERM)
             used = cpu_s(pid)
-        tell(f"constant answer, {clients} client{'s' * (clients > 1)}", per_s=facts["rate"], p50_ms=facts["p50_ms"], p99_ms=facts["p99_ms"],
-             cpu_ms=used / facts["requests"] * 1e3)
+        tell(
+            f"constant answer, {clients} client{'s' * (clients > 1)}",
+            per_s=facts["rate"],
+            p50_ms=facts["p50_ms"],
+            p99_ms=facts["p99_ms"],
+            cpu_ms=used / facts["requests"] * 1e3,
+        )
 
 
 def _serve_constant(listener: socket.socket) -> None:
     with contextlib.suppress(ImportError):
         import uvloop
+
         asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
 
     async def serve() -> None:
@@ -237,7 +248,8 @@ def _serve_constant(listener: socket.socket) -> None:
 def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     try:
-        digest("md5", hashlib.md5); digest("sha512", hashlib.sha512)
+        digest("md5", hashlib.md5)
+        digest("sha512", hashlib.sha512)
         if blake3:
             digest("blake3", blake3)
         receive("receive", just_receive)

@@ -101,8 +101,16 @@ def measured(run: Run, kind: str) -> str:
         busy = any(median(r["foreign"] for r in run.measured[w.name, side]) > BUSY for side in SIDES if run.measured[w.name, side])
         fields = ["rate", *(["p50_ms", "p99_ms"] if delays else []), "cpu"]
         cells = {f: [number(middle(run.values(w.name, side, f))) for side in SIDES] for f in fields}
-        rows.append([w.title, *cells["rate"], times(run.ratios(w.name, "rate")) + ("~" if busy else " "),
-                     *(cells["p50_ms"] + cells["p99_ms"] if delays else []), *cells["cpu"], times(run.ratios(w.name, "cpu"))])
+        rows.append(
+            [
+                w.title,
+                *cells["rate"],
+                times(run.ratios(w.name, "rate")) + ("~" if busy else " "),
+                *(cells["p50_ms"] + cells["p99_ms"] if delays else []),
+                *cells["cpu"],
+                times(run.ratios(w.name, "cpu")),
+            ]
+        )
     title = "requests" if kind == "request" else f"bytes, {run.about.get('image_mib')} MiB"
     return table([title, f"{rate} Glance", "Ikon", "x", *delays, f"CPU {cpu} Glance", "Ikon", "x"], rows) if rows else ""
 
@@ -116,8 +124,14 @@ def memory(run: Run) -> str:
                 found[side, what] = run.peak(side, what) if moment == "peak" else run.resting(side, moment, what)
         databases = [run.resting(side, moment, "pss", "db") for side in SIDES]
         pss = [found[side, "pss"] for side in SIDES]
-        rows.append([title, *(number(found[side, what]) for what in ("rss", "pss") for side in SIDES),
-                     f"x{number(pss[0] / pss[1])}" if all(pss) else "-", *map(number, databases)])
+        rows.append(
+            [
+                title,
+                *(number(found[side, what]) for what in ("rss", "pss") for side in SIDES),
+                f"x{number(pss[0] / pss[1])}" if all(pss) else "-",
+                *map(number, databases),
+            ]
+        )
     return table(["memory, MiB", "RSS Glance", "Ikon", "PSS Glance", "Ikon", "x", "database PSS Glance", "Ikon"], rows)
 
 

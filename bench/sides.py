@@ -46,7 +46,8 @@ class Side:
         with self.log.open("ab") as log:
             began = time.perf_counter()
             self.process = subprocess.Popen(
-                self.command, env=os.environ | self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+                self.command, env=os.environ | self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
         while time.perf_counter() - began < 60:
             if self.process.poll() is not None:
                 raise RuntimeError(f"{self.name} ended with {self.process.returncode}, see {self.log}")
@@ -103,6 +104,7 @@ def ikon(program: Path, state: Path, mariadb: tuple[int, int] | None) -> Side:
 
 # ---- the set of images
 
+
 def image_id(i: int) -> str:
     return str(uuid.uuid5(NAMESPACE, str(i)))
 
@@ -110,14 +112,27 @@ def image_id(i: int) -> str:
 def image(i: int) -> tuple[str, dict[str, object]]:
     """Owner and attributes of image i: half belong to `bench`, a tenth is public, a tenth community, the rest other projects' own."""
     kind = i % 10
-    owner, visibility = ("bench", "private" if kind == 4 else "shared") if kind <= 4 else \
-        ("cloud", "public" if kind == 5 else "community") if kind <= 6 else (f"other-{i % 50}", "private")
+    owner, visibility = (
+        ("bench", "private" if kind == 4 else "shared")
+        if kind <= 4
+        else ("cloud", "public" if kind == 5 else "community")
+        if kind <= 6
+        else (f"other-{i % 50}", "private")
+    )
     properties = {
-        "os_distro": DISTROS[(i // 10) % 10], "os_version": f"{(i // 100) % 30}.04", "hw_disk_bus": "virtio" if i % 3 else "scsi",
-        "hw_vif_model": "virtio", "bench_role": f"role-{(i // 10) % 100}", "bench_serial": f"serial-{i}",
+        "os_distro": DISTROS[(i // 10) % 10],
+        "os_version": f"{(i // 100) % 30}.04",
+        "hw_disk_bus": "virtio" if i % 3 else "scsi",
+        "hw_vif_model": "virtio",
+        "bench_role": f"role-{(i // 10) % 100}",
+        "bench_serial": f"serial-{i}",
     }
     return owner, properties | {
-        "id": image_id(i), "name": f"bench-image-{i:07d}", "visibility": visibility, "disk_format": "qcow2", "container_format": "bare",
+        "id": image_id(i),
+        "name": f"bench-image-{i:07d}",
+        "visibility": visibility,
+        "disk_format": "qcow2",
+        "container_format": "bare",
         "tags": [f"bench-t{(i // 10) % 20}", f"bench-u{(i // 10) % 1000}"],
     }
 

@@ -105,6 +105,7 @@ class Bench:
 
 # ---- requests
 
+
 def show(bench: Bench, clients: int) -> Facts:
     ids = seen_ids(bench.scale.images)
     return bench.requests(lambda: http.wrk_each(bench.client, clients, bench.scale.window_s, ids))
@@ -149,6 +150,7 @@ def page(bench: Bench, clients: int, query: str = "limit=25") -> Facts:
 
 def walk(bench: Bench, clients: int) -> Facts:
     """All images of the set in pages of 100; a request here is an image."""
+
     def measure() -> Facts:
         began = time.perf_counter()
         n = sum(1 for _ in bench.client.images("limit=100"))
@@ -159,6 +161,7 @@ def walk(bench: Bench, clients: int) -> Facts:
 
 
 # ---- transfers
+
 
 def upload(bench: Bench, clients: int, *, length: bool) -> Facts:
     ids = [bench.client.create() for _ in range(clients)]
@@ -192,6 +195,7 @@ def ranges(bench: Bench, clients: int) -> Facts:
 
 
 # ---- the list
+
 
 @dataclass(frozen=True)
 class Workload:
