@@ -60,6 +60,11 @@ def test_a_client_finds_the_versions_without_saying_who_it_is(ikon: Ikon) -> Non
     assert all(entry["links"] == [{"rel": "self", "href": f"http://127.0.0.1:{ikon.port}/v2/"}] for entry in entries)
 
 
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+def test_the_root_shows_the_versions_whatever_is_asked_of_it(ikon: Ikon, method: str) -> None:
+    assert ikon.call(method, "/", b"{}", who=NOBODY).status == 300
+
+
 def test_links_name_the_host_that_the_client_asked(ikon: Ikon) -> None:
     answer = ikon.get("/", {"Host": "image.example:1234"}, who=NOBODY)
 
