@@ -76,7 +76,8 @@ def _database(chosen: Settings) -> list[Finding]:
             ]
             findings += _durable(conn, chosen)
     except StartError as error:
-        return [Finding("database", str(error).removeprefix("database: "), "Start the database, and check the setting `database`")]
+        said, _, remedy = str(error).removeprefix("database: ").rpartition(". ")
+        return [Finding("database", said, remedy)]
     except SQLAlchemyError as error:
         reason = str(getattr(error, "orig", None) or error)
         return [Finding("database", f"{url}: {reason}", "Start the database, and check the setting `database`")]
