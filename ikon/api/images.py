@@ -57,9 +57,9 @@ async def update(request: Request) -> Response:
         allowed = ", ".join(sorted(MEDIA_TYPES))
         raise UnsupportedMediaType(f"Image PATCH expects Content-Type one of: {allowed}.", headers={"Accept-Patch": allowed})
     changes = parse_patch(await request.json_body(), MEDIA_TYPES[media_type])
-    if_match = request.headers.get("if-match")
-    version = None if if_match in (None, "*") else str(if_match).strip().strip('"')
-    image = await images.update(request.kit, request.ctx, request.segments["id"], changes, version)
+    if_match = request.headers.get("if-match", "*")
+    versions = None if if_match == "*" else [tag.strip().strip('"') for tag in if_match.split(",")]
+    image = await images.update(request.kit, request.ctx, request.segments["id"], changes, versions)
     return json(wire.image(request.ctx, image), headers={"ETag": etag(image.version)})
 
 

@@ -2,6 +2,7 @@
 
 import time
 import uuid
+from collections.abc import Sequence
 
 import msgspec
 from sqlalchemy import Connection
@@ -114,8 +115,8 @@ def _page(conn: Connection, ctx: Context, listing: Listing, deadline_s: float) -
     return images.page(conn, ctx, listing, marker, deadline_s)
 
 
-async def update(kit: Kit, ctx: Context, image_id: str, changes: list[Change], if_match: str | None) -> Image:
-    """Apply a patch, all of it or nothing. if_match: version that the caller has seen, or None.
+async def update(kit: Kit, ctx: Context, image_id: str, changes: list[Change], if_match: Sequence[str] | None) -> Image:
+    """Apply a patch, all of it or nothing. if_match: versions of which the image must have one, or None.
 
     Raises ImageNotFound, Forbidden, ReadOnly, Conflict, QuotaExceeded, VersionMismatch. Without changes nothing is saved.
     """
@@ -124,9 +125,9 @@ async def update(kit: Kit, ctx: Context, image_id: str, changes: list[Change], i
     return await kit.db.write(_update, ctx, image_id, changes, if_match, kit.settings.limits)
 
 
-def _update(conn: Connection, ctx: Context, image_id: str, changes: list[Change], if_match: str | None, limits: Limits) -> Image:
+def _update(conn: Connection, ctx: Context, image_id: str, changes: list[Change], if_match: Sequence[str] | None, limits: Limits) -> Image:
     image = reachable(conn, ctx, image_id, lock=True)
-    if if_match is not None and if_match != str(image.version):
+    if if_match is not None and str(image.version) not in if_match:
         raise VersionMismatch
     if not changes:
         return image
