@@ -1,6 +1,7 @@
 """Several server processes on the same sockets: starts them, replaces those that end, passes on the signals that end all."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ from ikon import log
 
 #: Seconds before a process that ended is replaced, so that one that cannot start does not keep the machine busy.
 AGAIN_S = 1.0
+PR_SET_PDEATHSIG = 1  #: linux/prctl.h
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -43,9 +45,12 @@ def supervise(count: int, work: Callable[[], None]) -> None:
 
 
 def _start(work: Callable[[], None]) -> int:
-    pid = os.fork()
+    parent, pid = os.getpid(), os.fork()
     if pid:
         return pid
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)  # a supervisor that is killed leaves nobody who holds its address
+    if os.getppid() != parent:
+        os._exit(1)
     for number in STOPPING:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)

@@ -1,6 +1,9 @@
 """Kill everything at any instant: what was acknowledged holds, and nothing is left behind."""
 
+import contextlib
+import os
 import random
+import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +13,7 @@ from subprocess import run
 import pytest
 
 from tests.faults.conftest import Say
-from tests.faults.world import BROKEN, IKON, MIB, Ikon, noise, pieces, sha512
+from tests.faults.world import BROKEN, IKON, MIB, Ikon, eventually, lives, noise, pieces, sha512
 
 WRITERS = 6
 #: Images that are kept from round to round by each writer; beyond it older ones are deleted.
@@ -182,6 +185,39 @@ def test_two_servers_on_the_same_stores_killed_alone_or_together_lose_nothing(
     finally:
         for server in servers:
             server.kill()
+
+
+@pytest.mark.slow
+def test_one_process_killed_is_replaced_and_its_uploads_are_undone(tmp_path: Path, mariadb_url: str) -> None:
+    upgrade(mariadb_url)
+    with Ikon(tmp_path, database=mariadb_url, workers=2) as server:
+        for _ in range(3):
+            images = [server.create() for _ in range(4)]
+            uploads = [server.begin_upload(image, MIB) for image in images]
+            for sock in uploads:
+                sock.sendall(noise(1000))
+            eventually(lambda images=images: all(server.show(image)["status"] == "saving" for image in images))
+            victim = server.workers()[0]
+            os.kill(victim, signal.SIGKILL)
+            eventually(lambda victim=victim: len(server.workers()) == 2 and victim not in server.workers())
+            for sock in uploads:
+                with contextlib.suppress(OSError):
+                    sock.sendall(noise(MIB - 1000, 1000))
+            eventually(lambda images=images: all(server.show(image)["status"] != "saving" for image in images), within_s=30)
+            server.settle()
+
+
+@pytest.mark.slow
+def test_a_killed_supervisor_leaves_nobody_on_its_address(tmp_path: Path, mariadb_url: str) -> None:
+    upgrade(mariadb_url)
+    with Ikon(tmp_path, database=mariadb_url, workers=2) as server:
+        assert server.process is not None
+        eventually(lambda: len(server.workers()) == 2)
+        workers = server.workers()
+        os.kill(server.process.pid, signal.SIGKILL)
+        eventually(lambda: not any(lives(pid) for pid in workers))
+        server.kill()
+        server.start()
 
 
 def upgrade(database: str) -> None:

@@ -145,7 +145,7 @@ class Ikon:
         """One request on a connection of its own. A body that is no bytes goes out chunked. Raises one of BROKEN."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
-            connection.request(method, path, body, ADMIN | dict(headers or {}), encode_chunked=not isinstance(body, bytes | None))
+            connection.request(method, path, body, ADMIN | dict(headers or {}))
             response = connection.getresponse()
             return Answer(response.status, response.headers, response.read())
         finally:
@@ -157,10 +157,9 @@ class Ikon:
         assert answer.status == 201, answer
         return str(answer.json["id"])
 
-    def upload(self, image: str, data: bytes | Iterable[bytes], **headers: str) -> Answer:
-        """Send an image's data: bytes with their length, anything else chunked."""
-        more = {name.replace("_", "-"): value for name, value in headers.items()}
-        return self.call("PUT", f"/v2/images/{image}/file", data, chunked(data) | BYTES | more)
+    def upload(self, image: str, data: bytes | Iterable[bytes], size: int | None = None) -> Answer:
+        """Send an image's data: bytes with their length, pieces with the size that is given, or chunked without one."""
+        return self.call("PUT", f"/v2/images/{image}/file", data, BYTES | ({} if size is None else {"Content-Length": str(size)}))
 
     def show(self, image: str) -> Any:
         """An image's record."""
@@ -251,6 +250,12 @@ class Ikon:
             time.sleep(0.05)
         return time.monotonic() - began
 
+    def workers(self) -> list[int]:
+        """Its worker processes, where it has several."""
+        assert self.process is not None
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        return [int(pid) for pid in children.read_text().split() if lives(int(pid))]
+
     def memory_mib(self) -> float:
         """Resident memory of the server process."""
         assert self.process is not None
@@ -262,11 +267,6 @@ def head(method: str, path: str, *lines: str) -> bytes:
     """A request's head."""
     identity = [f"{name}: {value}" for name, value in ADMIN.items()]
     return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: ikon", *identity, *lines, "", ""]).encode()
-
-
-def chunked(data: bytes | Iterable[bytes]) -> dict[str, str]:
-    """The header for a body whose length is not said."""
-    return {} if isinstance(data, bytes) else {"Transfer-Encoding": "chunked"}
 
 
 def chunk(data: bytes) -> bytes:
@@ -318,6 +318,14 @@ def eventually(what: Callable[[], Any], within_s: float = MENDED_S) -> Any:
         assert time.monotonic() - began < within_s, f"not within {within_s} s: {what}"
         time.sleep(0.02)
     return found
+
+
+def lives(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be collected does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def _session_lives(session: int) -> bool:

@@ -1,0 +1,50 @@
+"""Disks that fail and clocks that jump, as a server meets them: a small library between it and libc."""
+
+import errno
+import mmap
+import struct
+import subprocess
+from pathlib import Path
+
+SOURCE, LIB = Path(__file__).with_name("misfortune.c"), Path(__file__).parent.parent / "services" / "lib.sh"
+FAULT = struct.Struct("16s224siiii")
+CLOCK = struct.Struct("q")
+FAULTS = 4
+
+
+def build(directory: Path) -> Path:
+    """Compile the library. Fails, rather than skips, where that cannot be done."""
+    library = directory / "misfortune.so"
+    subprocess.run(["bash", "-c", f". {LIB}; apt_need gcc libc6-dev"], check=True)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-w", "-o", library, SOURCE, "-ldl"], check=True)
+    return library
+
+
+class Misfortune:
+    """What befalls the servers that are started with `env`."""
+
+    def __init__(self, library: Path, control: Path) -> None:
+        control.write_bytes(bytes(CLOCK.size + FAULTS * FAULT.size))
+        with control.open("r+b") as file:
+            self._map = mmap.mmap(file.fileno(), 0)
+        self.env = {"LD_PRELOAD": str(library), "MISFORTUNE": str(control)}
+
+    def strike(self, call: str, word: str, *, at: int = 1, error: int = errno.EIO, lasting: bool = False, slot: int = 0) -> None:
+        """Let a call on paths with that word fail: the `at`-th from now; lasting: and all that follow.
+
+        Calls: create, open, write, fsync, rename, unlink, read, sendfile.
+        """
+        FAULT.pack_into(self._map, CLOCK.size + slot * FAULT.size, call.encode(), word.encode(), at, error, lasting, 0)
+
+    def struck(self, slot: int = 0) -> int:
+        """How many calls have failed by it."""
+        return int(FAULT.unpack_from(self._map, CLOCK.size + slot * FAULT.size)[-1])
+
+    def relent(self) -> None:
+        """Let nothing fail any more."""
+        for slot in range(FAULTS):
+            FAULT.pack_into(self._map, CLOCK.size + slot * FAULT.size, b"", b"", 0, 0, 0, 0)
+
+    def set_clock(self, ahead_s: int) -> None:
+        """Let the wall clock be that far from the real one."""
+        CLOCK.pack_into(self._map, 0, ahead_s)
