@@ -1,5 +1,7 @@
 """What is counted, in Prometheus's terms. Logs tell stories; these do not."""
 
+import functools
+
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 
 MEDIA_TYPE = CONTENT_TYPE_LATEST
@@ -17,6 +19,18 @@ UPLOADS_UNDONE = Counter("ikon_uploads_undone", "Uploads that did not end well, 
 SUSPECT = Counter("ikon_copies_suspect", "Copies found to give wrong or missing bytes")
 REAPED = Counter("ikon_copies_reaped", "Copies whose bytes the reaper removed", ["why"])
 BUFFERED = Gauge("ikon_buffered_bytes", "Bytes of image data in memory on their way in")
+
+
+@functools.lru_cache(1024)
+def answered(route: str, method: str, status: int) -> Counter:
+    """The counter of answers of one kind; looking it up by labels costs a lock each time."""
+    return REQUESTS.labels(route, method, status)
+
+
+@functools.lru_cache(256)
+def took(route: str) -> Histogram:
+    """The histogram of the time that answers of one route take."""
+    return SECONDS.labels(route)
 
 
 def render() -> bytes:

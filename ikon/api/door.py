@@ -121,8 +121,8 @@ class Door:
             else:
                 await response(scope, receive, sending)
         pattern = route.pattern if route else "none"
-        metrics.REQUESTS.labels(pattern, request.method if request.method in METHODS else "other", status[0]).inc()
-        metrics.SECONDS.labels(pattern).observe(time.perf_counter() - began)
+        metrics.answered(pattern, request.method if request.method in METHODS else "other", status[0]).inc()
+        metrics.took(pattern).observe(time.perf_counter() - began)
 
     def _segments(self, request: Request) -> list[str]:
         """The path's segments, its first one empty: repeated slashes count once, and every version we list is /v2."""

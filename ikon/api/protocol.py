@@ -433,6 +433,7 @@ class Cycle(RequestResponseCycle):
         self.body_given = False  # the application has had the last piece
         self.close_after = False  # after the answer the rest of the body is dropped, then the connection is closed
         self.unyielded_bytes = 0
+        self.head: Joined | None = None  # of the answer, not yet written
         self.writable: asyncio.Future[None] | None = None
         extensions: dict[str, Any] = {"ikon.abort": connection.abort}
         if connection.scheme == "http":
@@ -496,7 +497,22 @@ class Cycle(RequestResponseCycle):
                 self.keep_alive = False
         elif self.more_body and not self.keep_alive and not message.get("more_body", False):
             self.keep_alive, self.close_after = True, True  # uvicorn would close at once
-        await super().send(message)
+        transport = self.transport
+        if message["type"] == "http.response.start":
+            joined = self.head = Joined(transport)
+        elif self.head is not None:
+            joined, self.head = self.head, None
+            joined.begun = True
+            if self.scope["method"] == "HEAD":
+                joined.write(b"")
+        else:
+            await super().send(message)
+            return
+        self.transport = joined  # type: ignore[assignment]
+        try:
+            await super().send(message)
+        finally:
+            self.transport = transport
 
     async def sendfile(self, fd: int, offset: int, count: int, stall_s: float = 60.0) -> int:
         """Send `count` bytes of a file as the next part of the body, and return how many were sent: fewer only if the file ends before.
@@ -512,6 +528,9 @@ class Cycle(RequestResponseCycle):
             return count
         if count > self.expected_content_length:
             raise RuntimeError("Response content longer than Content-Length")
+        if self.head is not None:
+            self.transport.write(self.head.data)
+            self.head = None
         await self._flushed(stall_s)
         sent = 0
         while sent < count:
@@ -563,6 +582,30 @@ class Cycle(RequestResponseCycle):
         finally:
             watch.remove(client, self.writable)
             self.connection.write_due = math.inf
+
+
+class Joined:
+    """The transport as an answer begins on it: the head waits for what follows, so that a small answer leaves in one system call."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
+        self.data = b""
+        self.begun = False  # what follows is being written
+
+    def write(self, data: bytes) -> None:
+        """Keep the head; with what follows, write both."""
+        self.data += data
+        if self.begun:
+            self.transport.write(self.data)
+            self.data = b""
+
+    def is_closing(self) -> bool:
+        """As the transport says."""
+        return self.transport.is_closing()
+
+    def close(self) -> None:
+        """Close it."""
+        self.transport.close()
 
 
 class Watch:
