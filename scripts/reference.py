@@ -123,21 +123,26 @@ def default(field: Any) -> str:
 
 def commands() -> str:
     lines = []
-    for words, command in walk(root, ("ikon",)):
-        context = click.Context(command, info_name=" ".join(words), max_content_width=100, terminal_width=100)
-        lines += [f"## {' '.join(words)}", "", "```", command.get_help(context), "```", ""]
+    for context in walk(root, None):
+        words = context.command_path
+        lines += [f"## {words}", "", "```", context.command.get_help(context), "```", ""]
     return page("Commands", "What `--help` says, of every command. Settings may also come from the file and the environment.", *lines)
 
 
-def walk(command: click.Command, words: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    """A command and all below it."""
-    yield words, command
+def walk(command: click.Command, parent: click.Context | None) -> Iterator[click.Context]:
+    """A command and all below it, each as it is called."""
+    name = command.name if parent else "ikon"
+    context = click.Context(command, parent, name, terminal_width=100, max_content_width=100, **own_settings(command))
+    yield context
     if isinstance(command, click.Group):
-        context = click.Context(command)
-        for name in command.list_commands(context):
-            found = command.get_command(context, name)
+        for each in command.list_commands(context):
+            found = command.get_command(context, each)
             assert found is not None
-            yield from walk(found, (*words, name))
+            yield from walk(found, context)
+
+
+def own_settings(command: click.Command) -> dict[str, Any]:
+    return {name: value for name, value in command.context_settings.items() if name != "max_content_width"}
 
 
 # Problems

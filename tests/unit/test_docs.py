@@ -70,10 +70,10 @@ def test_every_metric_route_and_table_is_in_the_reference() -> None:
 
 def test_every_command_and_option_is_in_the_reference(script: ModuleType) -> None:
     page = reference("commands.md")
-    for words, command in script.walk(root, ("ikon",)):
-        assert f"## {' '.join(words)}\n" in page
-        assert command.help, words
-        for option in command.params:
+    for context in script.walk(root, None):
+        assert f"## {context.command_path}\n" in page
+        assert context.command.help, context.command_path
+        for option in context.command.params:
             assert not isinstance(option, click.Option) or option.opts[0] in page
 
 

@@ -26,6 +26,7 @@ def blocks(text: str, mark: str) -> list[tuple[str, str]]:
     return re.findall(rf"^```{mark}(.*)\n((?:.*\n)*?)```$", text, re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_examples_of_a_page_do_what_it_says(page: Path, tmp_path: Path) -> None:
     text = page.read_text(encoding="utf-8").replace("9292", str(free_port()))

@@ -49,6 +49,7 @@ def test_sigterm_with_idle_connections_ends_within_a_second_and_in_order(tmp_pat
     assert not (tmp_path / "data" / "ikon.db-wal").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_running_upload_gets_its_grace_and_is_then_undone(tmp_path: Path, number: signal.Signals) -> None:
     with Ikon(tmp_path / "data", settings="shutdown_grace_s = 1.0") as server:
@@ -69,6 +70,7 @@ def test_a_running_upload_gets_its_grace_and_is_then_undone(tmp_path: Path, numb
     assert record["status"] == "queued"
 
 
+@pytest.mark.slow
 def test_an_upload_that_ends_in_its_grace_is_whole(tmp_path: Path) -> None:
     data = b"x" * (2 << 20)
     with Ikon(tmp_path / "data") as server:
