@@ -11,6 +11,9 @@ import pytest
 
 from tests.wire.server import ADMIN, MEMBER, STRANGER, Ikon, Persona, q, someone
 
+#: A server of its own: whole lists are compared, so nobody else may add to them.
+SETTINGS: dict[str, object] = {}
+
 
 class World(NamedTuple):
     """A project with images in it, by name."""
