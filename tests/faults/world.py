@@ -311,6 +311,17 @@ def read_answer(sock: socket.socket) -> Answer:
     return Answer(response.status, response.headers, response.read())
 
 
+def read_head(sock: socket.socket) -> bytes:
+    """Read an answer's head, and return what came of its body with it."""
+    received = b""
+    while b"\r\n\r\n" not in received:
+        got = sock.recv(1000)
+        assert got, received
+        received += got
+    assert received.startswith(b"HTTP/1.1 200"), received
+    return received.partition(b"\r\n\r\n")[2]
+
+
 def eventually(what: Callable[[], Any], within_s: float = MENDED_S) -> Any:
     """What a look finds, as soon as it finds something."""
     began = time.monotonic()
