@@ -8,9 +8,15 @@ from starlette.datastructures import Headers
 
 from ikon.config import Settings, is_loopback
 from ikon.context import Context
-from ikon.problems import Forbidden, Unauthenticated
+from ikon.problems import Forbidden, HeadersTooLarge, Unauthenticated
 
 ADMIN_ROLES = frozenset(("admin", "member", "reader"))
+#: Headers that say who asks.
+SAID = frozenset(
+    (b"x-identity-status", b"x-user-id", b"x-project-id", b"x-tenant-id", b"x-domain-id", b"x-roles", b"openstack-system-scope")
+)
+#: Characters of an id of a user, project or domain, as tables hold them.
+LONGEST = 255
 UNVERIFIED = (
     "This server could not verify that you are authorized to access the document you requested. Either you supplied the wrong credentials "
     "(e.g., bad password), or your browser does not understand how to supply the credentials required."
@@ -26,7 +32,7 @@ class Identity:
         self._proxies = [ipaddress.ip_network(network) for network in settings.trusted_proxies]
 
     def context(self, scope: MutableMapping[str, Any], headers: Headers, request_id: str) -> Context:
-        """The caller of one request. Raises Unauthenticated, Forbidden."""
+        """The caller of one request. Raises Unauthenticated, Forbidden, HeadersTooLarge."""
         if scope["client"] is None:  # the Unix socket: only this server's own user can connect to it
             return Context("operator", "default", "default", ADMIN_ROLES, request_id=request_id)
         if self._mode == "none":
@@ -47,15 +53,23 @@ class Identity:
             )
 
     def _from_headers(self, peer: str, headers: Headers, request_id: str) -> Context:
-        if not self._trusted(peer) or headers.get("x-identity-status") != "Confirmed":
+        said: dict[bytes, str] = {}
+        for name, value in headers.raw:
+            if name in SAID:
+                if name in said:  # one by the middleware, one by the client: nobody can tell which
+                    raise Unauthenticated(UNVERIFIED)
+                if len(value) > LONGEST and name != b"x-roles":
+                    raise HeadersTooLarge(f"{name.decode()} is longer than {LONGEST} characters")
+                said[name] = value.decode("latin-1")
+        if not self._trusted(peer) or said.get(b"x-identity-status") != "Confirmed":
             raise Unauthenticated(UNVERIFIED)
-        roles = frozenset(role.strip().lower() for role in headers.get("x-roles", "").split(",") if role.strip())
+        roles = frozenset(role.strip().lower() for role in said.get(b"x-roles", "").split(",") if role.strip())
         return Context(
-            user=headers.get("x-user-id") or None,
-            project=headers.get("x-project-id") or headers.get("x-tenant-id") or None,
-            domain=headers.get("x-domain-id") or None,
+            user=said.get(b"x-user-id") or None,
+            project=said.get(b"x-project-id") or said.get(b"x-tenant-id") or None,
+            domain=said.get(b"x-domain-id") or None,
             roles=roles,
-            system_scope=bool(headers.get("openstack-system-scope")),
+            system_scope=bool(said.get(b"openstack-system-scope")),
             request_id=request_id,
         )
 

@@ -11,7 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from ikon.context import Context
 from ikon.db import tables
-from ikon.model.image import Image
+from ikon.model.image import UUID, Image
 from ikon.model.listing import Listing
 from ikon.problems import BadValue, ImageExists, StatusConflict, TooSlow
 
@@ -74,13 +74,18 @@ def insert(conn: Connection, image: Image) -> None:
 
 def get(conn: Connection, image_id: str) -> Image | None:
     """The image with this id, or None. Ids are compared by byte."""
-    row = conn.execute(GET, {"id": image_id}).first()
-    return _image(row) if row else None
+    return _found(conn, GET, image_id)
 
 
 def lock(conn: Connection, image_id: str) -> Image | None:
     """The image, its row locked until the transaction ends: the first thing every change does."""
-    row = conn.execute(LOCK, {"id": image_id}).first()
+    return _found(conn, LOCK, image_id)
+
+
+def _found(conn: Connection, query: sa.Select[Any], image_id: str) -> Image | None:
+    if not UUID.fullmatch(image_id):  # nobody's, and not every database takes a NUL or any length in a look-up
+        return None
+    row = conn.execute(query, {"id": image_id}).first()
     return _image(row) if row else None
 
 

@@ -173,8 +173,10 @@ def _number_filter(name: str, value: str, equal: dict[str, Any], tests: list[Tes
         among = {_number(name, item) for item in quoted_list(rest)}
         tests.append(lambda image: getattr(image, name) in among)
     elif re.fullmatch(r"[0-9]{1,18}", value):
-        equal[name] = int(value)
-        tests.append(_numeric(name, COMPARE["eq"], int(value)))
+        number = int(value)
+        if number < 2**31 or name in ("size", "virtual_size"):  # the columns of the others end there
+            equal[name] = number
+        tests.append(_numeric(name, COMPARE["eq"], number))
     else:
         tests.append(lambda image: False)
 
@@ -186,7 +188,8 @@ def _text_filter(name: str, value: str, equal: dict[str, Any], tests: list[Test]
         tests.append(lambda image: getattr(image, name) in among)
         return
     wanted = rest if colon and op == "eq" else value  # any other prefix is part of the value: `name=ubuntu:22.04`
-    equal[name] = wanted
+    if "\0" not in wanted:  # no text has one, and PostgreSQL refuses to look for it
+        equal[name] = wanted
     tests.append(lambda image: getattr(image, name) == wanted)
 
 

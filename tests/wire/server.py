@@ -274,6 +274,13 @@ class Ikon:
             return _read(response)
 
 
+def on_database(directory: Path, url: str) -> Ikon:
+    """A server, not yet started, on a fresh database whose schema has been made."""
+    server = Ikon(directory, database=url)
+    subprocess.run([COMMAND, "db", "upgrade", "--config", server.config], check=True, capture_output=True)
+    return server
+
+
 def head(method: str, path: str, *lines: str, who: Persona | Headers = MEMBER) -> bytes:
     """The head of a request, with the persona's headers and these further lines."""
     said = who.headers if isinstance(who, Persona) else dict(who)

@@ -1,0 +1,176 @@
+"""Several stores: what is told of them, copies in more than one, weights, and schemas."""
+
+import subprocess
+from typing import Any
+
+import pytest
+
+from tests.wire.server import ADMIN, COMMAND, MEMBER, READER, STRANGER, Answer, Ikon, Persona
+
+SERVICE = Persona("services", "service")
+DATA = b"one content in several places" * 1000
+
+
+def copy(ikon: Ikon, image_id: str, store: Any, who: Persona = ADMIN) -> Answer:
+    return ikon.post(f"/ikon/v1/images/{image_id}/copies", {"store": store}, who=who)
+
+
+def remove(ikon: Ikon, image_id: str, store: str, who: Persona = ADMIN) -> Answer:
+    return ikon.call("DELETE", f"/v2/stores/{store}/{image_id}", who=who)
+
+
+def places(ikon: Ikon, image_id: str) -> list[str]:
+    return sorted(path.parent.name for path in ikon.files() if path.name.startswith(image_id))
+
+
+# What is told
+
+
+@pytest.mark.parametrize("who", [MEMBER, READER, STRANGER, ADMIN, Persona("home", ""), Persona(None, "")])
+def test_every_caller_learns_the_stores_and_the_import_methods(ikon: Ikon, who: Persona) -> None:
+    stores, methods = ikon.get("/v2/info/stores", who=who), ikon.get("/v2/info/import", who=who)
+
+    assert stores.json == {"stores": [{"id": "one", "description": "The first", "default": "true"}, {"id": "two"}]}
+    assert methods.json == {"import-methods": {"description": "Import methods available.", "type": "array", "value": []}}
+
+
+@pytest.mark.parametrize(("who", "status"), [(ADMIN, 200), (SERVICE, 200), (MEMBER, 403), (READER, 403), (Persona("home", ""), 403)])
+def test_administrators_and_services_learn_more_of_the_stores(ikon: Ikon, who: Persona, status: int) -> None:
+    answer = ikon.get("/v2/info/stores/detail", who=who)
+
+    assert answer.status == status
+    if status == 200:
+        one, two = answer.json["stores"]
+        assert (one["type"], one["weight"], one["default"], two["weight"]) == ("file", 20, "true", 10)
+        assert one["properties"]["data_dir"] == str(ikon.directory / "one")
+
+
+@pytest.mark.parametrize("who", [MEMBER, Persona(None, "")])
+def test_schemas_are_for_everyone_and_clients_can_validate_by_them(ikon: Ikon, who: Persona) -> None:
+    image, images = ikon.get("/v2/schemas/image", who=who).json, ikon.get("/v2/schemas/images", who=who).json
+
+    record = ikon.show(ikon.active(b"x"))
+    assert set(record) <= set(image["properties"])
+    assert (image["name"], image["additionalProperties"]) == ("image", {"type": "string"})
+    assert [link["rel"] for link in image["links"]] == ["self", "enclosure", "describedby"]
+    for name in ("status", "size", "checksum", "created_at", "self", "file", "schema", "os_hash_value"):
+        assert image["properties"][name]["readOnly"] is True
+    for name in ("name", "visibility", "disk_format", "min_ram", "tags", "owner", "protected"):
+        assert "readOnly" not in image["properties"][name]
+    for name in ("architecture", "os_distro", "kernel_id"):
+        assert image["properties"][name]["is_base"] is False
+    assert images["properties"]["images"]["items"] == image
+    assert set(images["properties"]) == {"images", "first", "next", "schema"}
+
+
+# Copies
+
+
+def test_a_second_copy_serves_when_it_is_preferred_or_the_first_is_gone(ikon: Ikon) -> None:
+    image_id = ikon.active(DATA)
+
+    answer = copy(ikon, image_id, "two")
+
+    assert (answer.status, ikon.show(image_id)["stores"], places(ikon, image_id)) == (204, "one,two", ["one", "two"])
+    assert ikon.download(image_id, query="?prefer=two").body == DATA
+    assert remove(ikon, image_id, "one").status == 204
+    assert (ikon.show(image_id)["stores"], places(ikon, image_id)) == ("two", ["two"])
+    assert ikon.download(image_id).body == ikon.download(image_id, query="?prefer=one").body == DATA
+
+
+def test_the_last_copy_is_not_taken_away(ikon: Ikon) -> None:
+    image_id = ikon.active(DATA)
+
+    answer = remove(ikon, image_id, "one")
+
+    assert answer.status == 403
+    assert answer.message == "Cannot delete image data from the only store containing it. Consider deleting the image instead."
+    assert ikon.download(image_id).body == DATA
+
+
+def test_removing_from_a_store_is_held_to_what_is_there(ikon: Ikon) -> None:
+    image_id, queued = ikon.active(DATA), str(ikon.create()["id"])
+
+    unknown = remove(ikon, "zz", "nowhere")
+    assert (unknown.status, unknown.message) == (409, "The selected store nowhere is not available on this node.")
+    assert (remove(ikon, "zz", "one").status, remove(ikon, "zz", "one").message) == (404, "Failed to find image zz")
+    assert remove(ikon, queued, "one").status == 409
+    elsewhere = remove(ikon, image_id, "two")
+    assert (elsewhere.status, elsewhere.message) == (404, f"Image {image_id} is not stored in store two.")
+
+
+@pytest.mark.parametrize(("who", "status"), [(MEMBER, 403), (READER, 403), (STRANGER, 404)])
+def test_only_administrators_move_copies(ikon: Ikon, who: Persona, status: int) -> None:
+    image_id = ikon.active(DATA)
+
+    assert copy(ikon, image_id, "two", who).status == status
+    assert copy(ikon, image_id, "two").status == 204
+    assert remove(ikon, image_id, "one", who).status == status
+    assert ikon.show(image_id)["stores"] == "one,two"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"store": 1},
+        {"store": None},
+        {"store": ["two"]},
+        [],
+        "two",
+        None,
+        {"store": "three"},
+        {"store": ""},
+        {"store": "os_glance_staging_store"},
+        {"store": "one"},
+    ],
+)
+def test_a_copy_that_cannot_be_made_is_refused(ikon: Ikon, body: Any) -> None:
+    image_id = ikon.active(DATA)
+
+    assert ikon.post(f"/ikon/v1/images/{image_id}/copies", body, who=ADMIN).status == 400
+    assert (ikon.show(image_id)["stores"], places(ikon, image_id)) == ("one", ["one"])
+
+
+def test_an_image_without_data_has_nothing_to_copy(ikon: Ikon) -> None:
+    answer = copy(ikon, str(ikon.create()["id"]), "two")
+
+    assert (answer.status, answer.message) == (409, "Only images with status active can be targeted for copying")
+
+
+def test_the_operator_copies_by_command(ikon: Ikon) -> None:
+    image_id = ikon.active(DATA)
+
+    def command(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([COMMAND, "image", "copy", "--config", ikon.config, *words], capture_output=True, text=True, check=False)
+
+    done, again, missing = command(image_id, "two"), command(image_id, "two"), command("zz", "two")
+
+    assert (done.returncode, done.stdout) == (0, f"Image {image_id} is in store two\n")
+    assert ikon.show(image_id)["stores"] == "one,two"
+    assert (again.returncode, again.stderr) == (1, "Error: Image is already present at store 'two'\n")
+    assert (missing.returncode, missing.stderr) == (1, "Error: No image found with ID zz\n")
+
+
+def test_deleting_an_image_takes_every_copy(ikon: Ikon) -> None:
+    image_id = ikon.active(DATA)
+    copy(ikon, image_id, "two")
+
+    ikon.delete(image_id)
+
+    assert places(ikon, image_id) == []
+
+
+def test_the_store_of_higher_weight_is_read_first(ikon: Ikon) -> None:
+    image_id = ikon.active(DATA, store="two")
+    copy(ikon, image_id, "one")
+    for path in ikon.files():
+        if path.name.startswith(image_id) and path.parent.name == "one":
+            path.write_bytes(path.read_bytes()[::-1])
+
+    before = ikon.said().count("suspect")
+    preferred, between = ikon.download(image_id, query="?prefer=two"), ikon.said().count("suspect")
+    default, after = ikon.download(image_id), ikon.said().count("suspect")
+
+    assert (preferred.body, default.body) == (DATA, DATA)
+    assert before == between < after  # only who reads the damaged copy finds it out
