@@ -12,7 +12,7 @@ from tests.wire.server import ADMIN, PATCH, Answer, Ikon, Persona, on_database
 
 MIB = 1 << 20
 #: Of the random requests: how long they are sent, from which beginning, and how much memory may stay taken.
-FUZZ_S, SEED, GROWTH_KIB = 6.0, 20260423, 24 * 1024
+FUZZ_S, SEED, GROWTH_KIB = 4.0, 20260423, 24 * 1024
 
 SETTINGS: dict[str, object] = {}
 
