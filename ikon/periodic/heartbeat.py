@@ -6,7 +6,7 @@ from ikon.db import copies
 from ikon.kit import Kit
 from ikon.periodic.base import Found
 from ikon.problems import Problem
-from ikon.service.data import lost
+from ikon.transfer.intake import lost
 
 #: Seconds between two heartbeats.
 EVERY_S = 5.0

@@ -10,10 +10,10 @@ from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import Image
 from ikon.problems import BadValue, Conflict, DataUnavailable, Forbidden, ImageNotFound, NotFound, OutcomeUnknown, StatusConflict
-from ikon.service.data import lost, new_attempt, record
+from ikon.service.data import new_attempt, record
 from ikon.service.images import reachable
 from ikon.transfer.attempts import Attempt
-from ikon.transfer.intake import Bounds, Facts
+from ikon.transfer.intake import Bounds, Facts, lost
 
 
 async def copy(kit: Kit, ctx: Context, image_id: str, store: str) -> None:

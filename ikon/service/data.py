@@ -13,10 +13,10 @@ from ikon.db import copies, events, images
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import FORMATS, Image
-from ikon.problems import BadRequest, BadValue, Forbidden, ImageDeleted, ImageTooLarge, OutcomeUnknown, QuotaExceeded, Unavailable
+from ikon.problems import BadRequest, BadValue, Forbidden, ImageTooLarge, OutcomeUnknown, QuotaExceeded
 from ikon.service.images import reachable
-from ikon.transfer.attempts import Attempt, deleted
-from ikon.transfer.intake import Bounds, Facts
+from ikon.transfer.attempts import Attempt
+from ikon.transfer.intake import Bounds, Facts, lost
 from ikon.transfer.outflow import Reader
 
 #: Bytes by which the reservation of an upload of unknown length grows.
@@ -129,13 +129,6 @@ def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, me: 
     events.add(conn, ctx, "image.activate", image)
     if facts.size != copy.reserved:
         quota.charge(conn, copy.project, facts.size - copy.reserved, limit)
-
-
-def lost(conn: Connection, image_id: str) -> ImageDeleted | Unavailable:
-    """Why an attempt that was ours is ours no more."""
-    if images.get(conn, image_id) is None:
-        return deleted(image_id)
-    return Unavailable("The server lost touch with its database for too long, and the upload was given up. Upload again", retry_after_s=1)
 
 
 def _is_ready(conn: Connection, copy_id: str) -> bool:

@@ -19,11 +19,11 @@ from ikon.db.copies import Copy
 from ikon.db.engine import Database
 from ikon.db.lease import Lease
 from ikon.model.image import Image
-from ikon.problems import BadRequest, ImageTooLarge, Problem
+from ikon.problems import BadRequest, ImageDeleted, ImageTooLarge, Problem, Unavailable
 from ikon.stores.base import Buffer, Writer
 from ikon.stores.registry import Stores
 from ikon.threads import Pool, outcome
-from ikon.transfer.attempts import Attempt, Attempts
+from ikon.transfer.attempts import Attempt, Attempts, deleted
 from ikon.transfer.budget import Budget
 from ikon.transfer.digests import ALGORITHM, BlockDigests, Md5, Multihash
 from ikon.transfer.pump import Pump
@@ -71,10 +71,13 @@ class Intake:
             except BaseException as failure:
                 reason = str(failure) if isinstance(failure, Problem) else "the server stopped, or failed, during the upload"
                 metrics.UPLOADS_UNDONE.inc()
-                await outcome(self._undo(ctx, attempt, reason))
+                taken_away = await outcome(self._undo(ctx, attempt, reason))
+                if taken_away and isinstance(failure, Unavailable):
+                    raise taken_away from failure  # what failed, failed because others had removed our file: that is no news for a client
                 raise
 
-    async def _undo(self, ctx: Context, attempt: Attempt, reason: str) -> None:
+    async def _undo(self, ctx: Context, attempt: Attempt, reason: str) -> Problem | None:
+        """Undo an attempt that failed. Returns why it had been taken from this process before, if it had."""
         try:
             await self._lease.held()
             claim = await self._db.write(_give_up, ctx, attempt.image_id, attempt.copy_id, self._lease.id, reason)
@@ -88,6 +91,7 @@ class Intake:
                 )  # these names are this attempt's alone: right whoever won, unless they may be an image's by now
         if claim in ("claimed", "condemned") and (copy := await self._db.read(copies.get, attempt.copy_id)):
             await self.remove(copy)
+        return await self._db.read(lost, attempt.image_id) if claim == "condemned" else None
 
     async def undo_forgotten(self, copy: Copy) -> None:
         """Undo an attempt of this process that no task runs any more, because its undoing could not be done at the time."""
@@ -186,6 +190,13 @@ async def _counted(blocks: AsyncIterable[bytes], bounds: Bounds, grow: Callable[
             room = await grow(total)
         metrics.RECEIVED.inc(len(block))
         yield block
+
+
+def lost(conn: Connection, image_id: str) -> ImageDeleted | Unavailable:
+    """Why an attempt that was ours is ours no more."""
+    if images.get(conn, image_id) is None:
+        return deleted(image_id)
+    return Unavailable("The server lost touch with its database for too long, and the upload was given up. Upload again", retry_after_s=1)
 
 
 def _give_up(conn: Connection, ctx: Context, image_id: str, copy_id: str, me: str, reason: str) -> str:
