@@ -10,8 +10,8 @@ from sqlalchemy import Connection, bindparam
 from sqlalchemy.exc import IntegrityError
 
 from ikon.context import Context
-from ikon.db import tables
-from ikon.model.image import UUID, Image
+from ikon.db import tables, terms
+from ikon.model.image import UUID, Image, Member
 from ikon.model.listing import Listing
 from ikon.problems import BadValue, ImageExists, StatusConflict, TooSlow
 
@@ -23,11 +23,12 @@ SLICE = 500
 
 
 class Doc(msgspec.Struct, frozen=True):
-    """What the `doc` column holds: properties, tags, stores."""
+    """What the `doc` column holds: properties, tags, stores, members."""
 
     p: dict[str, str] = {}
     t: list[str] = []
     s: list[str] = []
+    m: dict[str, Member] = {}
 
 
 ENCODER = msgspec.json.Encoder()
@@ -46,12 +47,12 @@ class TakenK(Exception):
 
 def _image(row: Sequence[Any]) -> Image:
     doc = DECODER.decode(row[-1])
-    return Image(*(*row[:-1], doc.p, doc.t, doc.s))
+    return Image(*(*row[:-1], doc.p, doc.t, doc.s, doc.m))
 
 
 def _values(image: Image) -> dict[str, Any]:
     values = {name: getattr(image, name) for name in NAMES}
-    values["doc"] = ENCODER.encode(Doc(image.properties, image.tags, image.stores)).decode()
+    values["doc"] = ENCODER.encode(Doc(image.properties, image.tags, image.stores, image.members)).decode()
     return values
 
 
@@ -70,6 +71,7 @@ def insert(conn: Connection, image: Image) -> None:
         conn.execute(INSERT, _values(image))
     except IntegrityError:
         raise TakenK from None
+    terms.change(conn, None, image)
 
 
 def get(conn: Connection, image_id: str) -> Image | None:
@@ -89,25 +91,35 @@ def _found(conn: Connection, query: sa.Select[Any], image_id: str) -> Image | No
     return _image(row) if row else None
 
 
-def save(conn: Connection, image: Image) -> Image:
-    """Write a locked image's new state; version and updated_at move. Returns the image as it is now."""
-    image = msgspec.structs.replace(image, version=image.version + 1, updated=max(now_us(), image.updated))
-    values = _values(image)
+def after(conn: Connection, k: int, limit: int) -> list[Image]:
+    """The images created next after k, oldest first."""
+    return [_image(row) for row in conn.execute(sa.select(*COLUMNS, t.c.doc).where(t.c.k > k).order_by(t.c.k).limit(limit))]
+
+
+def save(conn: Connection, before: Image, after: Image) -> Image:
+    """Write a locked image's new state, `before` being what was read under the lock; version and updated_at move.
+
+    Returns the image as it is now.
+    """
+    after = msgspec.structs.replace(after, version=before.version + 1, updated=max(now_us(), before.updated))
+    values = _values(after)
     del values["k"], values["id"]
-    conn.execute(UPDATE, {**values, "the_k": image.k})
-    return image
+    conn.execute(UPDATE, {**values, "the_k": after.k})
+    terms.change(conn, before, after)
+    return after
 
 
 def move(conn: Connection, image: Image, old: str, new: str, **changes: Any) -> Image:
     """Take a locked image from one status to another, with what else changes. Raises StatusConflict when it is not in `old`."""
     if image.status != old:
         raise StatusConflict(f"Image status transition from {image.status} to {new} is not allowed")
-    return save(conn, msgspec.structs.replace(image, status=new, **changes))
+    return save(conn, image, msgspec.structs.replace(image, status=new, **changes))
 
 
 def delete(conn: Connection, image: Image) -> None:
     """Forget a locked image's record. Its id stays given."""
     conn.execute(sa.delete(t).where(t.c.k == image.k))
+    terms.change(conn, image, None)
 
 
 def page(conn: Connection, ctx: Context, listing: Listing, marker: Image | None, deadline_s: float) -> list[Image]:

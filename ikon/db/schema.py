@@ -7,6 +7,7 @@ from pathlib import Path
 import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
+from ikon.db import index
 from ikon.db.tables import SCHEMA
 from ikon.problems import StartError
 
@@ -46,6 +47,7 @@ def upgrade(engine: sa.Engine) -> str:
     with _reached(engine), engine.begin() as conn:
         config.attributes["connection"] = conn
         command.upgrade(config, "head")
+        index.ensure(conn)
     return SCHEMA
 
 

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 #: The revision of the newest file in migrations/versions.
-SCHEMA = "0001"
+SCHEMA = "0002"
 
 metadata = sa.MetaData()
 
@@ -25,6 +25,11 @@ def long_text() -> sa.types.TypeEngine[str]:
 def digest_row() -> sa.types.TypeEngine[bytes]:
     """1,024 digests of 32 bytes."""
     return sa.LargeBinary().with_variant(mysql.VARBINARY(32768), "mysql", "mariadb")
+
+
+def sort_value() -> sa.types.TypeEngine[bytes]:
+    """A byte that tells null from a value, and the value: 255 characters of four bytes at most."""
+    return sa.LargeBinary().with_variant(mysql.VARBINARY(1024), "mysql", "mariadb")
 
 
 def integer_key() -> sa.types.TypeEngine[int]:
@@ -56,11 +61,36 @@ images = sa.Table(
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Column("reason", text(1000)),
     sa.Column("digests", text(36)),
-    sa.Column("doc", long_text(), nullable=False),  # JSON: properties, tags, names of the stores with a ready copy
+    sa.Column("doc", long_text(), nullable=False),  # JSON: properties, tags, names of the stores with a ready copy, members
     sa.UniqueConstraint("id", name="images_id"),
-    sa.Index("images_owner", "owner", "os_hidden", "k"),
-    sa.Index("images_visibility", "visibility", "os_hidden", "k"),
-    sa.Index("images_hidden", "os_hidden", "k"),
+    sa.Index("images_checksum", "checksum", "k"),
+    sa.Index("images_hash", "os_hash_value", "k"),
+)
+
+#: The index of lists, made of the images by db/terms.py: `t` is a hash of who sees an image and of one thing that is true of it.
+terms = sa.Table(
+    "terms",
+    metadata,
+    sa.Column("t", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("k", sa.BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
+#: The same for the orders that lists may have: `v` is the value that is sorted by.
+sorts = sa.Table(
+    "sorts",
+    metadata,
+    sa.Column("t", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("v", sort_value(), primary_key=True),
+    sa.Column("k", sa.BigInteger, primary_key=True, autoincrement=False),
+    sqlite_with_rowid=False,
+)
+
+secrets = sa.Table(
+    "secrets",
+    metadata,
+    sa.Column("name", text(40), primary_key=True),
+    sa.Column("value", sa.LargeBinary, nullable=False),
 )
 
 ids = sa.Table("ids", metadata, sa.Column("id", text(36), primary_key=True))

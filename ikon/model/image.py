@@ -66,6 +66,14 @@ class Writable(Struct, frozen=True, forbid_unknown_fields=True):
 BASE = frozenset(f.name for f in msgspec.structs.fields(Writable))
 
 
+class Member(Struct, frozen=True, array_like=True):
+    """A project that an image is shared with. status: "pending", "accepted" or "rejected". created, updated: microseconds."""
+
+    status: str
+    created: int
+    updated: int
+
+
 class Image(Struct, frozen=True):
     """One image as the database holds it.
 
@@ -73,6 +81,7 @@ class Image(Struct, frozen=True):
     size, virtual_size: bytes. stores: names of the stores with a ready copy, oldest copy first.
     digests: the copy whose block digests count.
     reason: why the last attempt to give the image its data failed.
+    members: whom it is shared with, by project; they count only while its visibility is "shared".
     """
 
     k: int
@@ -99,11 +108,22 @@ class Image(Struct, frozen=True):
     properties: dict[str, str]
     tags: list[str]
     stores: list[str]
+    members: dict[str, Member]
 
 
 def visible(ctx: Context, image: Image) -> bool:
-    """Whether the image exists for this caller at all: an operator's, one's own, or open to everyone."""
-    return ctx.admin or (ctx.project is not None and image.owner == ctx.project) or image.visibility in ("public", "community")
+    """Whether the image exists for this caller at all: an operator's, one's own, open to everyone, or shared with the caller's project."""
+    return (
+        ctx.admin
+        or (ctx.project is not None and image.owner == ctx.project)
+        or image.visibility in ("public", "community")
+        or shared(ctx, image)
+    )
+
+
+def shared(ctx: Context, image: Image) -> bool:
+    """Whether the image is shared with the caller's project, accepted or not."""
+    return image.visibility == "shared" and ctx.project is not None and ctx.project in image.members
 
 
 def timestamp(us: int) -> str:

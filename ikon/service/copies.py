@@ -59,7 +59,7 @@ def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, me: 
     if image is None or not copies.finish(conn, attempt.copy_id, me, facts.size):
         raise lost(conn, attempt.image_id)
     copies.drop_digests(conn, attempt.image_id, attempt.copy_id)  # the first copy's say the same of the same bytes
-    image = images.save(conn, msgspec.structs.replace(image, stores=[*image.stores, attempt.store]))
+    image = images.save(conn, image, msgspec.structs.replace(image, stores=[*image.stores, attempt.store]))
     events.add(conn, ctx, "image.update", image, f"copied to store {attempt.store}")
 
 
@@ -88,6 +88,6 @@ def _remove(conn: Connection, ctx: Context, image_id: str, store: str) -> Copy:
     if not any(c.state == "ready" for c in found if c.store != store):
         raise Forbidden("Cannot delete image data from the only store containing it. Consider deleting the image instead.")
     copies.condemn(conn, here[0])
-    image = images.save(conn, msgspec.structs.replace(image, stores=[name for name in image.stores if name != store]))
+    image = images.save(conn, image, msgspec.structs.replace(image, stores=[name for name in image.stores if name != store]))
     events.add(conn, ctx, "image.update", image, f"removed from store {store}")
     return msgspec.structs.replace(here[0], state="deleting")

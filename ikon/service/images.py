@@ -67,6 +67,7 @@ def _fresh(new: New, owner: str | None) -> Image:
         properties=new.properties,
         tags=base.tags,
         stores=[],
+        members={},
     )
 
 
@@ -136,7 +137,7 @@ def _update(conn: Connection, ctx: Context, image_id: str, changes: list[Change]
     _require_visibility(ctx, msgspec.structs.replace(changed, owner=image.owner), image.visibility)
     grew = changed.properties.keys() - image.properties.keys()
     check_counts(len(changed.properties) if grew else None, len(changed.tags), (limits.properties, limits.tags))
-    saved = images.save(conn, changed)
+    saved = images.save(conn, image, changed)
     events.add(conn, ctx, "image.update", saved)
     return saved
 

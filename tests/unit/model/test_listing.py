@@ -35,6 +35,7 @@ IMAGE = Image(
     properties={"colour": "red"},
     tags=["x"],
     stores=[],
+    members={},
 )
 #: The parameters of a list, and values that mean something to some of them.
 NAMES = [

@@ -1,24 +1,13 @@
 """The first tables."""
 
-from typing import Any
-
 import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects import mysql
 
+from ikon.db.migrations.options import table_options, text
+
 revision = "0001"
 down_revision = None
-
-
-def text(length: int) -> sa.types.TypeEngine[str]:
-    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
-
-
-def table_options() -> dict[str, Any]:
-    """Text that compares by byte, blanks at its end included; MariaDB and MySQL have different names for that."""
-    mariadb = getattr(op.get_bind().dialect, "is_mariadb", False)
-    collation = "utf8mb4_nopad_bin" if mariadb else "utf8mb4_0900_bin"
-    return {"mysql_engine": "InnoDB", "mysql_charset": "utf8mb4", "mysql_collate": collation}
 
 
 def upgrade() -> None:
