@@ -144,5 +144,5 @@ def _probes(conn: Connection, sources: Sequence[Source]) -> str:
     )
 
 
-def _run(conn: Connection, statement: str, params: Sequence[Any]) -> list[Any]:
-    return list(conn.exec_driver_sql(statement, tuple(params)))
+def _run(conn: Connection, statement: str, params: Sequence[Any]) -> Sequence[Any]:
+    return conn.exec_driver_sql(statement, tuple(params)).all()

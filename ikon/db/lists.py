@@ -164,10 +164,11 @@ class Walk:
 
     def _by_id(self, ascending: bool, after: str | None) -> Steps:
         """In order of ids: all images there are, for ids come in no order that a scope would know."""
-        while batch := images.by_id(self._conn, after, ascending, FETCHED):
+        wanted = self._wanted()
+        while batch := images.by_id(self._conn, after, ascending, wanted):
             yield from (image for image in batch if self._matches(image))
             yield None
-            after = batch[-1].id
+            after, wanted = batch[-1].id, min(2 * wanted, FETCHED)
 
     def _collected(self, branches: list[Branch], sorts: Sorts, marker: Image | None) -> Steps:
         """Every image of the branches, of which those are kept that come first."""

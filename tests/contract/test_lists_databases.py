@@ -208,3 +208,40 @@ def test_a_marker_that_the_caller_does_not_see_is_refused_like_one_that_is_not_t
             walked(conn, CALLERS[0], listing)
         said.append(str(refused.value).replace(marker, "ID"))
     assert said[0] == said[1]
+
+
+PLANNED: list[list[tuple[str, str]]] = [
+    [],
+    [("colour", "red")],
+    [("colour", "red"), ("tag", "x")],
+    [("sort_key", "name")],
+    [("sort_key", "size"), ("colour", "red")],
+    [("sort_key", "status")],
+]
+
+
+def test_no_statement_reads_the_index_from_end_to_end(conn: Connection) -> None:
+    """The plans of pages in the middle, with enough images that a planner would be tempted."""
+    everything = fill(conn, random.Random(2), 1500)
+    conn.commit()
+    if conn.dialect.name == "postgresql":
+        conn.exec_driver_sql("ANALYZE")
+    ran: list[tuple[str, Any]] = []
+    sa.event.listen(conn, "before_cursor_execute", lambda c, cursor, statement, params, context, many: ran.append((statement, params)))
+    marker = next(i.id for i in reversed(everything) if i.owner == "alpha" and not i.os_hidden)
+    for query in PLANNED:
+        assert walked(conn, CALLERS[0], parse([*query, ("marker", marker)], 25, 1000))
+
+    explain = "EXPLAIN QUERY PLAN " if conn.dialect.name == "sqlite" else "EXPLAIN "
+    for statement, params in [(statement, params) for statement, params in ran if "terms" in statement or "sorts" in statement]:
+        plan = [" ".join(map(str, row)) for row in conn.exec_driver_sql(explain + statement, params)]
+        assert not [line for line in plan if reads_all(conn.dialect.name, line)], (statement, plan)
+
+
+def reads_all(dialect: str, line: str) -> bool:
+    """Whether a line of a plan reads a table of the index from end to end."""
+    if dialect == "sqlite":
+        return any(f"SCAN {table}" in line for table in ("images", "terms", "sorts"))
+    if dialect == "postgresql":
+        return "Seq Scan on" in line
+    return " ALL " in line and any(f" {table} " in line for table in ("terms", "sorts"))
