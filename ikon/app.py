@@ -22,6 +22,7 @@ from ikon.db.lease import Lease, lock_file
 from ikon.kit import Kit
 from ikon.periodic import base, heartbeat, reaper
 from ikon.problems import Problem, StartError
+from ikon.queue import Queue
 from ikon.stores.registry import open_stores
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
@@ -43,7 +44,7 @@ async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
     intake = Intake(db, stores, lease, settings.buffer_mib * MIB, limited=bool(settings.quota.bytes))
     outflow = Outflow(db, stores, settings.node)
     try:
-        yield Kit(settings, db, lease, stores, intake, outflow)
+        yield Kit(settings, db, lease, stores, Queue(), intake, outflow)
     finally:
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)

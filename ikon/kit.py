@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from ikon.config import Settings
 from ikon.db.engine import Database
 from ikon.db.lease import Lease
+from ikon.queue import Queue
 from ikon.stores.registry import Stores
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
@@ -18,5 +19,6 @@ class Kit:
     db: Database
     lease: Lease
     stores: Stores
+    queue: Queue
     intake: Intake
     outflow: Outflow

@@ -20,6 +20,7 @@ from ikon.model.listing import parse
 from ikon.model.patch import Change
 from ikon.periodic import heartbeat, reaper
 from ikon.problems import BadValue, ImageDeleted, ImageExists, ImageNotFound, QuotaExceeded, StatusConflict
+from ikon.queue import Queue
 from ikon.service import copies as copies_verbs
 from ikon.service import data
 from ikon.service import images as verbs
@@ -44,7 +45,7 @@ async def kit_on(url: str, directory: Path, node: str = "here") -> AsyncIterator
     opened = open_stores(settings)
     intake, outflow = Intake(db, opened, lease, 8 << 20, limited=True), Outflow(db, opened, node)
     try:
-        yield Kit(settings, db, lease, opened, intake, outflow)
+        yield Kit(settings, db, lease, opened, Queue(), intake, outflow)
     finally:
         await db.close()
 
