@@ -21,6 +21,8 @@ from ikon.problems import StartError
 MIB = 1 << 20
 #: Beginnings of variables that are ours; `IKON_QUOTA__BYTES` sets `[quota] bytes`.
 PREFIX = "IKON_"
+#: An origin in the one form in which browsers send it (RFC 6454, 6.2).
+ORIGIN = re.compile(r"(http(?!.*:80$)|https(?!.*:443$))://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -53,6 +55,14 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True):
     stall_s: Annotated[Seconds, Meta(description="Seconds without one byte moved after which a body is given up.")] = 60.0
     body_rate_bytes_s: Annotated[Count, Meta(description="Least average rate of an upload in bytes a second; 0 sets none.")] = 0
     connections_per_address: Annotated[Count, Meta(description="Connections from one address, loopback excepted; 0 sets no limit.")] = 0
+
+
+class Cors(Struct, frozen=True, forbid_unknown_fields=True):
+    """Web pages that may use the API from a browser."""
+
+    allowed_origins: Annotated[
+        list[str], Meta(description='Origins of these pages, as "https://dashboard.example.org"; none: no page may, and nothing is said.')
+    ] = field(default_factory=list)
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,6 +109,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     quota: Annotated[Quota, Meta(description="What one project may hold.")] = Quota()
     limits: Annotated[Limits, Meta(description="Bounds on single requests and images.")] = Limits()
     http: Annotated[Http, Meta(description="How long and how much the server waits for a client.")] = Http()
+    cors: Annotated[Cors, Meta(description="Web pages that may use the API from a browser.")] = Cors()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -242,6 +253,12 @@ def _completed(settings: Settings) -> Settings:
             ipaddress.ip_network(network)
         except ValueError as error:
             raise StartError(f"config: trusted_proxies: {network!r}: {error}. {_help(Settings, ['trusted_proxies'])}") from None
+    for origin in settings.cors.allowed_origins:
+        if not ORIGIN.fullmatch(origin):
+            raise StartError(
+                f"config: cors.allowed_origins: {origin!r} is no origin as browsers send it. "
+                "Allowed: http:// or https://, a host in lower case, and :PORT where it is not the usual one; no path"
+            )
     return msgspec.structs.replace(settings, **changes)
 
 

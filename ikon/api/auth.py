@@ -29,6 +29,7 @@ class Identity:
     def __init__(self, settings: Settings) -> None:
         self._mode = settings.identity
         self._anywhere = settings.none_beyond_loopback
+        self._origins = frozenset(settings.cors.allowed_origins)
         self._proxies = [ipaddress.ip_network(network) for network in settings.trusted_proxies]
 
     def context(self, scope: MutableMapping[str, Any], headers: Headers, request_id: str) -> Context:
@@ -46,7 +47,8 @@ class Identity:
             return
         host = headers.get("host", "localhost")
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if "origin" in headers or not is_loopback(name.strip("[]")):
+        foreign = "origin" in headers and headers["origin"] not in self._origins
+        if foreign or not is_loopback(name.strip("[]")):
             raise Forbidden(
                 'With identity "none" only requests to a loopback address are served, and none that a web page made. '
                 "Use http://127.0.0.1, or set another identity"

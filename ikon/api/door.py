@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from ikon import log, metrics
 from ikon.api import data, discovery, errors, images, info
 from ikon.api.auth import Identity
+from ikon.api.cors import Cors
 from ikon.api.request import Request
 from ikon.context import new_request_id
 from ikon.kit import Kit
@@ -80,6 +81,7 @@ class Door:
     def __init__(self, kit: Kit) -> None:
         self._kit = kit
         self._identity = Identity(kit.settings)
+        self._cors = Cors(kit.settings.cors.allowed_origins)
         self._tree = Tree(ROUTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,12 +96,14 @@ class Door:
             if message["type"] == "http.response.start":
                 started = True
                 status[0] = message["status"]
+                message["headers"] = [*message["headers"], *cors]
                 if shows_id:
-                    message["headers"] = [*message["headers"], (b"x-openstack-request-id", request_id.encode())]
+                    message["headers"].append((b"x-openstack-request-id", request_id.encode()))
             await send(message)
 
         scope["ikon.send"] = sending
         status = [0]
+        cors = self._cors.headers(request.method, request.headers)
         parts = self._segments(request)
         shows_id = parts[1:2] in (["v2"], ["ikon"])
         request_id = new_request_id()
