@@ -73,17 +73,22 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     )
     listen: Annotated[str, Meta(description='Address and port to serve on, as "HOST:PORT" or "[IPV6]:PORT".')] = "127.0.0.1:9292"
     identity: Annotated[
-        Literal["none", "headers"],
+        Literal["none", "headers", "users"],
         Meta(
-            description='Who callers are: "none" (everyone is the admin of project "default"; loopback only) or "headers" '
-            "(X-User-Id, X-Project-Id, X-Roles ... as a Keystone middleware in front sets them)."
+            description='Who callers are: "none" (everyone is the admin of project "default"; loopback only), "headers" '
+            '(X-User-Id, X-Project-Id, X-Roles ... as a Keystone middleware in front sets them) or "users" (name and password by HTTP '
+            "Basic, of those whom `ikon user add` made)."
         ),
     ] = "none"
     none_beyond_loopback: Annotated[
         bool, Meta(description='Let identity "none" serve beyond loopback: everyone who can connect is admin.')
     ] = False
     trusted_proxies: Annotated[
-        list[str], Meta(description='Networks, as "10.0.0.0/8", whose identity headers are believed; loopback always is.')
+        list[str],
+        Meta(
+            description='Networks, as "10.0.0.0/8", of proxies in front. With identity "headers" their identity headers are believed, as '
+            "loopback's always are; with \"users\" what they say in X-Forwarded-For, and nobody else's."
+        ),
     ] = field(default_factory=list)
     database: Annotated[
         str,
@@ -269,7 +274,7 @@ def _check_address(settings: Settings) -> None:
     if settings.identity == "none" and not is_loopback(settings.address[0]) and not settings.none_beyond_loopback:
         raise StartError(
             f'config: listen = {settings.listen!r}: with identity = "none" everyone who can connect is admin, so only loopback is served. '
-            'Set identity = "headers", or none_beyond_loopback = true if this is what you want'
+            'Set identity = "headers" or "users", or none_beyond_loopback = true if this is what you want'
         )
 
 

@@ -24,7 +24,7 @@ FILE = [
     ('listen = "here"', "listen", "'here'", "HOST:PORT"),
     ('listen = "127.0.0.1:99999"', "listen", "99999", "HOST:PORT"),
     ('listen = "0.0.0.0:9292"', "listen", "'0.0.0.0:9292'", "none_beyond_loopback = true"),
-    ('identity = "everyone"', "identity", "'everyone'", "Allowed: none, headers"),
+    ('identity = "everyone"', "identity", "'everyone'", "Allowed: none, headers, users"),
     ("workers = 0", "workers", "0", ">= 1"),
     ("workers = 2", "workers", "2", "Allowed: 1, or set database to MariaDB or PostgreSQL"),
     ('workers = "two"', "workers", "'two'", "Expected `int`"),
