@@ -68,7 +68,11 @@ class Passwords:
             if self._remembered(who, credentials):
                 return True
             self._charge(who, AGAIN_S)  # before the work: many tries at one time are many tries
-            right = await self._run(self._verify, stored or NOBODY, password)
+            try:
+                right = await self._run(self._verify, stored or NOBODY, password)
+            except Busy:
+                self._charge(who, -AGAIN_S)  # it was not looked at
+                raise
             if right:
                 self._charge(who, -AGAIN_S)
                 self._remember(credentials)

@@ -79,7 +79,7 @@ class Identity:
     def _address(self, peer: str, headers: Headers) -> str:
         """Where a request comes from: proxies of `trusted_proxies` are believed about it, and nobody else. IPv6 by network, /64."""
         hops = [hop.strip() for hop in ",".join(headers.getlist("x-forwarded-for")).split(",") if hop.strip()]
-        while hops and self._listed(peer):
+        while hops and self._listed(peer) and _ip(hops[-1]):  # what is no address may be new each time: the proxy's own counts
             peer = hops.pop()
         address = _ip(peer)
         return str(ipaddress.ip_network((address, 64), strict=False)) if address and address.version == 6 else str(address or peer)

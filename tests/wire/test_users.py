@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import pty
+import random
 import statistics
 import subprocess
 import time
@@ -200,6 +201,15 @@ def test_what_proves_nobody_is_answered_with_401_and_how_to_do_better(ikon: Ikon
         assert "secret" not in answer.message
 
 
+def test_random_credentials_prove_nobody(ikon: Ikon) -> None:
+    rubbish = random.Random(20261125)
+    for n in range(200):
+        drawn = rubbish.randbytes(rubbish.randrange(40))
+        text = drawn.decode("latin-1").translate(dict.fromkeys((0, 10, 13))) if n % 2 else base64.b64encode(b"alice:" + drawn).decode()
+        said = {"Authorization": f"Basic {text}", "X-Forwarded-For": f"10.0.0.{n}"}
+        assert ikon.get("/v2/images", said, who=NOBODY).status in (400, 401)
+
+
 def test_credentials_that_come_twice_are_none(ikon: Ikon) -> None:
     mine, other = as_("alice")["Authorization"], basic("eve", "x")["Authorization"]
     for pair in ((mine, other), (other, mine), (mine, mine)):
@@ -256,6 +266,15 @@ def test_addresses_of_one_network_of_ipv6_count_as_one(ikon: Ikon) -> None:
     assert ikon.get("/v2/images", {"X-Forwarded-For": "2001:db8:1:2:ffff::1"}, who=basic("six", "secret")).status == 429
     assert ikon.get("/v2/images", {"X-Forwarded-For": "2001:db8:1:3::1"}, who=basic("six", "secret")).status == 200
     assert ikon.get("/v2/images", {"X-Forwarded-For": "::ffff:192.0.2.5"}, who=basic("six", "secret")).status == 200
+
+
+def test_what_a_proxy_says_that_is_no_address_counts_for_the_proxy(ikon: Ikon) -> None:
+    add(ikon, "garbled", "secret")
+    for n in range(TRIES):
+        assert ikon.get("/v2/images", {"X-Forwarded-For": f"192.0.2.1:{n}"}, who=basic("garbled", f"guess {n}")).status == 401
+
+    for said in ("unknown", "192.0.2.1:99", ",", "198.51.100.1, _hidden"):
+        assert ikon.get("/v2/images", {"X-Forwarded-For": said}, who=basic("garbled", "secret")).status == 429
 
 
 def test_without_trusted_proxies_nobody_is_believed_about_addresses(tmp_path: Path) -> None:
