@@ -1,10 +1,11 @@
 """What a verb receives: the parts of the house, built in app.py, and by tests."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ikon.config import Settings
 from ikon.db.engine import Database
 from ikon.db.lease import Lease
+from ikon.passwords import Passwords
 from ikon.queue import Queue
 from ikon.stores.registry import Stores
 from ikon.transfer.intake import Intake
@@ -22,3 +23,4 @@ class Kit:
     queue: Queue
     intake: Intake
     outflow: Outflow
+    passwords: Passwords = field(default_factory=Passwords)

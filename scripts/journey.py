@@ -241,6 +241,61 @@ def sdk(journey: Journey) -> None:
             raise StepError("get_image still finds it")
 
 
+def users(journey: Journey) -> None:
+    """`openstack --os-auth-type http_basic --os-username NAME --os-password PASSWORD --os-endpoint URL image ...`
+
+    Or OS_AUTH_TYPE=http_basic, OS_USERNAME, OS_PASSWORD and OS_ENDPOINT in the environment. On a server of its own.
+    """
+    step, name, saved = journey.step, journey.name("users"), journey.work / "users.qcow2"
+    folder = journey.work / "users"
+    folder.mkdir()
+    passwords = {who: secrets.token_urlsafe(12) for who in ("alice", "ruth", "bob", "olga")}
+
+    def ikon_user(*words: str, password: str | None = None) -> None:
+        command = [str(ROOT / ".venv/bin/ikon"), "user", *words, "--data", str(folder / "data")]
+        given = None if password is None else f"{password}\n"
+        done = subprocess.run(command, env=journey.env, input=given, capture_output=True, text=True, timeout=60, check=False)
+        expect(done.returncode == 0, f"{shlex.join(command)}: {done.stderr}")
+
+    with own_ikon(folder, "--identity", "users") as endpoint:
+
+        def client(who: str) -> list[str]:
+            basic = ["--os-auth-type", "http_basic", "--os-username", who, "--os-password", passwords[who], "--os-endpoint", endpoint]
+            return [str(CLIENTS / "openstack"), *basic, "image"]
+
+        def listed(who: str) -> list[str]:
+            return [each["ID"] for each in json.loads(journey.run(*client(who), "list", "-f", "json"))]
+
+        with step("ikon user add alice --project home; ruth only reads there; bob has another project; olga is admin"):
+            for who, project, role in (
+                ("alice", "home", "member"),
+                ("ruth", "home", "reader"),
+                ("bob", "away", "member"),
+                ("olga", "ops", "admin"),
+            ):
+                ikon_user("add", who, "--project", project, "--role", role, "--password-stdin", password=passwords[who])
+        with step("openstack --os-auth-type http_basic --os-username alice image create --file boot.qcow2"):
+            image = json.loads(journey.run(*client("alice"), "create", "-f", "json", *journey.file, name))["id"]
+        with step("alice, ruth of the same project and the admin list it; bob does not"):
+            same("lists with the image", [who for who in passwords if image in listed(who)], ["alice", "ruth", "olga"])
+            expect("No Image found" in journey.refused(*client("bob"), "show", image), "bob sees it")
+        with step("openstack image save, as alice: the same bytes"):
+            journey.run(*client("alice"), "save", "--file", str(saved), image)
+            journey.check_saved(saved)
+        with step("ruth may read, and not delete"):
+            expect("403" in journey.refused(*client("ruth"), "delete", image), "the answer is no 403")
+        with step("ikon user passwd alice: the old password is refused at once, the new one serves"):
+            old = client("alice")
+            passwords["alice"] = secrets.token_urlsafe(12)
+            ikon_user("passwd", "alice", "--password-stdin", password=passwords["alice"])
+            expect("401" in journey.refused(*old, "list"), "the answer is no 401")
+            same("alice's list", listed("alice"), [image])
+        with step("openstack image delete, as alice; ikon user remove bob: he is refused at once"):
+            journey.run(*client("alice"), "delete", image)
+            ikon_user("remove", "bob")
+            expect("401" in journey.refused(*client("bob"), "list"), "the answer is no 401")
+
+
 def boot(journey: Journey) -> None:
     """A guest starts from the last file that a client saved: all were compared with what was sent."""
     saved = sorted(journey.work.glob("*.qcow2"), key=lambda file: file.stat().st_mtime)
@@ -265,12 +320,12 @@ def answers(endpoint: str) -> bool:
 
 
 @contextlib.contextmanager
-def own_ikon(work: Path) -> Iterator[str]:
+def own_ikon(work: Path, *options: str) -> Iterator[str]:
     """An Ikon for this journey alone: its endpoint. What it logged is printed when the journey fails."""
     listen, log = f"127.0.0.1:{free_port()}", work / "ikon.log"
     began = time.monotonic()
     with log.open("wb") as out:
-        command = [str(ROOT / ".venv/bin/ikon"), "serve", "--data", str(work / "data"), "--listen", listen]
+        command = [str(ROOT / ".venv/bin/ikon"), "serve", "--data", str(work / "data"), "--listen", listen, *options]
         server = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
     try:
         while not answers(f"http://{listen}"):
@@ -294,9 +349,10 @@ def travel(endpoint: str, source: Path, work: Path) -> int:
     os.environ.clear()
     os.environ.update(journey.env)
     began = time.monotonic()
-    for title, story in {"openstack client": openstack, "glance client": glance, "openstacksdk": sdk, "a guest": boot}.items():
+    chapters = {"openstack client": openstack, "glance client": glance, "openstacksdk": sdk, "built-in users": users, "a guest": boot}
+    for title, story in chapters.items():
         journey.chapter(title, lambda story=story: story(journey))  # type: ignore[misc]
-    outcome = f"{journey.failed} of 4 chapters failed" if journey.failed else "all 4 chapters went well"
+    outcome = f"{journey.failed} of {len(chapters)} chapters failed" if journey.failed else f"all {len(chapters)} chapters went well"
     print(f"\n{outcome}, {time.monotonic() - began:.0f} s", flush=True)
     return 1 if journey.failed else 0
 

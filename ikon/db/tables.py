@@ -164,6 +164,16 @@ usage = sa.Table(
     sa.Column("bytes", sa.BigInteger, nullable=False),
 )
 
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("name", text(255), primary_key=True),
+    sa.Column("project", text(255), nullable=False),
+    sa.Column("roles", text(255), nullable=False),  # as given, parted by commas; what they imply is not stored
+    sa.Column("password", text(255), nullable=False),  # its argon2 hash
+    sa.Column("created", sa.BigInteger, nullable=False),
+)
+
 jobs = sa.Table(
     "jobs",
     metadata,

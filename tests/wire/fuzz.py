@@ -40,6 +40,7 @@ METHODS = ["GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "PATCH", "PATCH",
 PATHS = [
     "/v2/images", "/v2/images", "/v2/images", "/v2/images/{id}", "/v2/images/{id}", "/v2/images/{id}/file", "/v2/images/{id}/actions/{odd}", "/v2/images/{id}/actions/deactivate",
     "/v2/stores/{odd}/{id}", "/v2/stores/one/{id}", "/v2/info/{odd}", "/v2/info/stores/detail", "/v2/schemas/{odd}", "/v2/schemas/image", "/ikon/v1/images/{id}/copies",
+    "/ikon/v1/users", "/ikon/v1/users/{odd}", "/ikon/v1/users/{odd}/password",
     "/v2/{odd}", "/{odd}", "/{odd}/{odd}", "/", "/versions", "/healthcheck", "/healthcheck/ready", "/metrics", "/v2", "/v2/images/{id}/{odd}",
 ]  # fmt: skip
 HEADERS = [

@@ -7,7 +7,7 @@ from sqlalchemy.dialects import mysql
 from ikon.db.migrations.options import table_options, text
 
 revision = "0004"
-down_revision = "0002"
+down_revision = "0003"
 
 
 def upgrade() -> None:
