@@ -42,6 +42,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v2/schemas/images": {"GET": info.schema_images},
     "/v2/schemas/member": {"GET": info.schema_member},
     "/v2/schemas/members": {"GET": info.schema_members},
+    "/v2/tenants": {"GET": info.tenants},
     "/ikon/v1/images/{id}/copies": {"POST": info.copy_to_store},
 }
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))

@@ -3,7 +3,7 @@
 from typing import Any, get_args
 
 from ikon.model.image import UUID, ContainerFormat, DiskFormat, Visibility
-from ikon.model.member import Status
+from ikon.model.member import MemberStatus
 
 UUID_PATTERN = f"^{UUID.pattern}$"
 STATUSES = ["queued", "saving", "uploading", "importing", "active", "deactivated", "killed", "deleted", "pending_delete"]
@@ -104,7 +104,7 @@ MEMBER: dict[str, Any] = {
         "image_id": {"type": "string", "description": "Identifier of the image, a UUID", "pattern": UUID_PATTERN},
         "created_at": {"type": "string", "description": "When the image was shared"},
         "updated_at": {"type": "string", "description": "When the project last answered"},
-        "status": {"type": "string", "description": "What the project has answered", "enum": list(get_args(Status))},
+        "status": {"type": "string", "description": "What the project has answered", "enum": list(get_args(MemberStatus))},
         "schema": {"type": "string", "readOnly": True},
     },
 }
