@@ -1,11 +1,14 @@
 """Drives the unmodified `openstack` and `glance` commands and openstacksdk through one image's whole life; see scripts/journey.
 
 Runs in .venv-clients and uses nothing of Ikon's: what passes here passes for a user's own clients. How each client is pointed at a service
-without Keystone is in `openstack`, `glance` and `sdk` below, and is all that a user needs to know.
+without Keystone is in `openstack`, `glance` and `sdk` below, and is all that a user needs to know. Two projects share an image through two
+doors, each of which says who asks, as a proxy in front of Ikon does.
 """
 
 import contextlib
 import hashlib
+import http.client
+import http.server
 import json
 import os
 import re
@@ -16,12 +19,13 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 CLIENTS = Path(sys.executable).parent
@@ -241,6 +245,144 @@ def sdk(journey: Journey) -> None:
             raise StepError("get_image still finds it")
 
 
+class Party(NamedTuple):
+    """A project, and how its clients are called."""
+
+    project: str
+    openstack: list[str]
+    glance: list[str]
+
+
+def share(journey: Journey, lender: Party, borrower: Party) -> None:
+    """One project shares an image, another accepts and uses it, with either client.
+
+    Without Keystone no client knows its own project: `set --accept` needs `--project ID`.
+    """
+    step, saved = journey.step, journey.work / "shared.qcow2"
+
+    def members(party: Party, image: str) -> dict[str, str]:
+        listed = json.loads(journey.run(*party.openstack, "member", "list", "-f", "json", image))
+        return {entry["Member ID"]: entry["Status"] for entry in listed}
+
+    def listed(party: Party, *options: str) -> list[str]:
+        return [entry["ID"] for entry in json.loads(journey.run(*party.openstack, "list", "-f", "json", *options))]
+
+    with step("openstack image create --shared: others do not see it"):
+        made = journey.run(*lender.openstack, "create", "-f", "json", *journey.file, "--shared", journey.name("shared"))
+        image = json.loads(made)["id"]
+        expect("No Image found" in journey.refused(*borrower.openstack, "show", image), "it is seen")
+    with step("openstack image add project: the share is pending, to be shown and not in the list"):
+        journey.run(*lender.openstack, "add", "project", image, borrower.project)
+        same("members", members(lender, image), {borrower.project: "pending"})
+        same("status", json.loads(journey.run(*borrower.openstack, "show", "-f", "json", image))["status"], "active")
+        same("the list", listed(borrower), [])
+        same("the list of pending ones", listed(borrower, "--member-status", "pending"), [image])
+    with step("openstack image set --accept --project: it is in the list"):
+        journey.run(*borrower.openstack, "set", "--accept", "--project", borrower.project, image)
+        same("members", members(borrower, image), {borrower.project: "accepted"})
+        same("the list", listed(borrower), [image])
+    with step("openstack image save as the other project: the same bytes"):
+        journey.run(*borrower.openstack, "save", "--file", str(saved), image)
+        journey.check_saved(saved)
+    with step("openstack image set --tag and delete as the other project: refused"):
+        for command in (["set", "--tag", "mine", image], ["delete", image]):
+            expect("403" in journey.refused(*borrower.openstack, *command), f"{command} does not say 403")
+    with step("openstack image set --reject, --pending: out of the list again"):
+        for answer in ("--reject", "--pending"):
+            journey.run(*borrower.openstack, "set", answer, "--project", borrower.project, image)
+            same("the list", listed(borrower), [])
+        same("members", members(lender, image), {borrower.project: "pending"})
+    with step("openstack image set --tag and unset --tag, beyond ASCII"):
+        journey.run(*lender.openstack, "set", "--tag", "проба 🐧", image)
+        same("tags", json.loads(journey.run(*lender.openstack, "show", "-f", "json", image))["tags"], ["проба 🐧"])
+        journey.run(*lender.openstack, "unset", "--tag", "проба 🐧", image)
+        same("tags", json.loads(journey.run(*lender.openstack, "show", "-f", "json", image))["tags"], [])
+    with step("openstack image remove project: not seen any more"):
+        journey.run(*lender.openstack, "remove", "project", image, borrower.project)
+        expect("No Image found" in journey.refused(*borrower.openstack, "show", image), "it is seen")
+    with step("glance member-create, member-list, member-update accepted"):
+        journey.run(*lender.glance, "member-create", image, borrower.project)
+        expect("pending" in journey.run(*lender.glance, "member-list", "--image-id", image), "it is not listed as pending")
+        expect("accepted" in journey.run(*borrower.glance, "member-update", image, borrower.project, "accepted"), "it is not accepted")
+        expect("duplicated" in journey.refused(*lender.glance, "member-create", image, borrower.project), "it is added twice")
+    with step("glance image-download as the other project: the same bytes"):
+        journey.run(*borrower.glance, "image-download", "--file", str(saved), image)
+        journey.check_saved(saved)
+    with step("glance image-tag-update and image-tag-delete, beyond ASCII"):
+        journey.run(*lender.glance, "image-tag-update", image, "проба")
+        journey.run(*lender.glance, "image-tag-delete", image, "проба")
+        expect("has no tag" in journey.refused(*lender.glance, "image-tag-delete", image, "проба"), "it is removed twice")
+        expect("403" in journey.refused(*borrower.glance, "image-tag-update", image, "mine"), "the other project may tag it")
+    with step("glance member-delete as the other project: it has left"):
+        journey.run(*borrower.glance, "member-delete", image, borrower.project)
+        expect("404" in journey.refused(*borrower.glance, "image-show", image), "it is seen")
+    journey.run(*lender.openstack, "delete", image)
+
+
+def through_doors(journey: Journey) -> None:
+    """`share`, on an Ikon of its own that believes what the doors in front of it say."""
+    folder = journey.work / "shared"
+    folder.mkdir()
+    with contextlib.ExitStack() as world:
+        ikon = world.enter_context(own_ikon(folder, "--identity", "headers"))
+        parties = []
+        for project in ("lenders", "borrowers"):
+            door = world.enter_context(opened(ikon, project))
+            parties.append(
+                Party(
+                    project,
+                    [str(CLIENTS / "openstack"), "--os-auth-type", "none", "--os-endpoint", door, "image"],
+                    [str(CLIENTS / "glance"), "--os-auth-token", "none", "--os-image-url", door],
+                )
+            )
+        share(journey, *parties)
+
+
+@contextlib.contextmanager
+def opened(endpoint: str, project: str) -> Iterator[str]:
+    """A door to `endpoint` for the members of one project: whoever comes through it is one of them. Yields its own endpoint."""
+    host = endpoint.removeprefix("http://")
+    says = {"X-Identity-Status": "Confirmed", "X-User-Id": "someone", "X-Project-Id": project, "X-Roles": "member,reader"}
+
+    class Door(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def pass_on(self) -> None:
+            headers = {name: value for name, value in self.headers.items() if name.lower() != "transfer-encoding"}
+            inside = http.client.HTTPConnection(host, timeout=60)
+            inside.request(self.command, self.path, self.body(), headers | says)
+            answer = inside.getresponse()
+            data = answer.read()
+            self.send_response(answer.status, answer.reason)
+            for name, value in answer.getheaders():
+                if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                    self.send_header(name, value)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+            inside.close()
+
+        def body(self) -> bytes | None:
+            if "Transfer-Encoding" not in self.headers:
+                return self.rfile.read(int(self.headers.get("Content-Length", 0))) or None
+            whole = b""
+            while size := int(self.rfile.readline(), 16):
+                whole += self.rfile.read(size)
+                self.rfile.readline()
+            self.rfile.readline()
+            return whole
+
+        do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on  # noqa: N815  the names that http.server calls
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Door) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 def boot(journey: Journey) -> None:
     """A guest starts from the last file that a client saved: all were compared with what was sent."""
     saved = sorted(journey.work.glob("*.qcow2"), key=lambda file: file.stat().st_mtime)
@@ -265,12 +407,12 @@ def answers(endpoint: str) -> bool:
 
 
 @contextlib.contextmanager
-def own_ikon(work: Path) -> Iterator[str]:
+def own_ikon(work: Path, *options: str) -> Iterator[str]:
     """An Ikon for this journey alone: its endpoint. What it logged is printed when the journey fails."""
     listen, log = f"127.0.0.1:{free_port()}", work / "ikon.log"
     began = time.monotonic()
     with log.open("wb") as out:
-        command = [str(ROOT / ".venv/bin/ikon"), "serve", "--data", str(work / "data"), "--listen", listen]
+        command = [str(ROOT / ".venv/bin/ikon"), "serve", "--data", str(work / "data"), "--listen", listen, *options]
         server = subprocess.Popen(command, stdout=out, stderr=out, stdin=subprocess.DEVNULL)
     try:
         while not answers(f"http://{listen}"):
@@ -288,15 +430,19 @@ def own_ikon(work: Path) -> Iterator[str]:
             server.wait()
 
 
-def travel(endpoint: str, source: Path, work: Path) -> int:
+def travel(endpoint: str, source: Path, work: Path, *, alone: bool) -> int:
+    """All chapters. alone: the endpoint is that of a server started here, so others may be started too."""
     journey = Journey(endpoint.rstrip("/"), source, work)
     # this process is a client too (openstacksdk): the same surroundings as its children
     os.environ.clear()
     os.environ.update(journey.env)
     began = time.monotonic()
-    for title, story in {"openstack client": openstack, "glance client": glance, "openstacksdk": sdk, "a guest": boot}.items():
+    stories = {"openstack client": openstack, "glance client": glance, "openstacksdk": sdk}
+    stories |= {"two projects": through_doors} if alone else {}
+    stories["a guest"] = boot
+    for title, story in stories.items():
         journey.chapter(title, lambda story=story: story(journey))  # type: ignore[misc]
-    outcome = f"{journey.failed} of 4 chapters failed" if journey.failed else "all 4 chapters went well"
+    outcome = f"{journey.failed} of {len(stories)} chapters failed" if journey.failed else f"all {len(stories)} chapters went well"
     print(f"\n{outcome}, {time.monotonic() - began:.0f} s", flush=True)
     return 1 if journey.failed else 0
 
@@ -311,7 +457,7 @@ def main() -> int:
         except StepError as problem:
             print(f"FAILED  {problem}")
             return 1
-        status = travel(where, Path(source), work)
+        status = travel(where, Path(source), work, alone=not endpoint)
         if status and not endpoint:
             print(f"the server's last words:\n{(work / 'ikon.log').read_text()[-4000:]}")
         return status
