@@ -10,6 +10,8 @@ from ikon.formats.scan import Scan
 from ikon.formats.view import SECTOR, Match
 
 MEMBERS = 64
+#: More characters than a member's name can have.
+NAME = 300
 OVF_BYTES, PAX_BYTES, PADDING = 1 << 20, 64 << 10, 1 << 20
 #: What a pax header may say of a member: nothing that changes which bytes it has, or what it is called.
 PAX = re.compile(rb"(\d+ (mtime|atime|ctime|uid|gid|uname|gname|comment|LIBARCHIVE\.[^=\n]*|SCHILY\.[^=\n]*)=[^\n]*\n)*")
@@ -47,7 +49,7 @@ class Archive:
         self._kind = b""
         self._left = self._padding = 0  # bytes of the member, and after it, that are yet to come
         self._names: set[str] = set()
-        self._hrefs: list[str] | None = None
+        self._hrefs: set[str] | None = None
         self._zeros = 0  # empty headers in a row; two end the archive
         self._after = 0  # bytes after that
         self.members: list[Member] = []
@@ -85,7 +87,7 @@ class Archive:
         """The stream is complete: judge all of it."""
         self._refuse(self._left or self._padding or self._header or not self._zeros, "the archive is cut short")
         self._refuse(self._hrefs is None, "the archive has no OVF description")
-        for name in self._hrefs or ():
+        for name in sorted(self._hrefs or ()):
             self._refuse(name not in self._names, f"the OVF description names a file that is not in the archive: {name[:80]!a}")
 
     def _refuse(self, when: object, reason: str) -> None:
@@ -142,19 +144,22 @@ class Archive:
         elif isinstance(sink, Text) and self._kind == b"x":
             self._refuse(not PAX.fullmatch(sink.text), "a pax header says more than times and owners; pack it with tar --format=ustar")
         elif isinstance(sink, Text):
-            self._describe(bytes(sink.text))
+            self._describe(sink.text)
         self._sink = None
 
-    def _describe(self, text: bytes) -> None:
+    def _describe(self, text: bytearray) -> None:
         """Read which files an OVF description names. It is not parsed: nothing in it can be expanded or fetched."""
-        encoding = re.search(rb"""<\?xml[^>]*\bencoding\s*=\s*["']([^"']*)""", text[:1024])
+        encoding = re.match(rb"""[^>]{0,20}<\?xml[^>]*\bencoding\s*=\s*["']([^"']*)""", text)
         self._refuse(encoding and encoding[1].lower() not in ENCODINGS, "the OVF description is not in UTF-8")
-        self._refuse(
-            not text.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<") or b"\0" in text, "the OVF description is not XML in UTF-8"
-        )
+        self._refuse(not re.match(rb"(\xef\xbb\xbf)?\s*<", text) or b"\0" in text, "the OVF description is not XML in UTF-8")
         self._refuse(re.search(rb"<!\s*(DOCTYPE|ENTITY)", text, re.IGNORECASE), "the OVF description has a DTD")
-        found = (double or single for double, single in HREF.findall(text))
-        self._hrefs = list(dict.fromkeys(name.decode("utf-8", "replace").removeprefix("./") for name in found))[: MEMBERS + 1]
+        self._hrefs = set()
+        for found in HREF.finditer(text):
+            start, end = found.span(found.lastindex or 0)
+            self._hrefs.add(text[start : min(end, start + NAME)].decode("utf-8", "replace").removeprefix("./"))
+            if len(self._hrefs) > MEMBERS:
+                return self._refuse(True, f"the OVF description names more than {MEMBERS} files")
+        return None
 
 
 def _size(matches: list[Match]) -> int | None:

@@ -22,6 +22,7 @@ def inspect(view: View, rules: Formats) -> Match | None:
     if version not in (2, 3):
         return Match("qcow", refusals=[f"version {version} is not taken, only 2 and 3; convert it"])
     match = Match("qcow2")
+    view.take(0, 512)
     backing, backing_length, cluster_bits, size, encryption = view.unpack(">QIIQI", 8)
     match.limit(size, rules)
     match.refuse(backing or backing_length, "the image names a backing file; convert it into one that stands alone")
