@@ -47,7 +47,9 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
 class Formats(Struct, frozen=True, forbid_unknown_fields=True):
     """What the bytes of an image may be. What each format is refused for: docs/how-to/upload-in-every-format.md."""
 
-    require_match: Annotated[bool, Meta(description="Refuse data that is not of the image's disk_format and container_format.")] = True
+    require_match: Annotated[
+        bool, Meta(description="Refuse data that is not of the image's disk_format and container_format; of VMDK it always is.")
+    ] = True
     raw_means_raw: Annotated[
         bool, Meta(description="Refuse recognised other formats (qcow2, LUKS, gzip ...) as raw; otherwise safe ones pass.")
     ] = False
