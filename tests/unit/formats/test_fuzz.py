@@ -212,7 +212,7 @@ def run(name: str, rounds: int, seed: int) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_mutated_images_are_judged_by_the_rules(name: str) -> None:
-    run(name, 150 if name == "vhdx" else 1500, seed=1)
+    run(name, 60 if name == "vhdx" else 1000, seed=1)
 
 
 @pytest.mark.slow
