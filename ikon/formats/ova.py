@@ -7,7 +7,7 @@ from urllib.parse import unquote
 import msgspec
 
 from ikon.config import Formats
-from ikon.formats.packed import COMPRESSED, checksum_is_right
+from ikon.formats.packed import checksum_is_right
 from ikon.formats.scan import Scan
 from ikon.formats.view import SECTOR, Match
 
@@ -54,6 +54,7 @@ class Archive:
         self._left = self._padding = 0  # bytes of the member, and after it, that are yet to come
         self._names: set[str] = set()
         self._hrefs: set[str] | None = None
+        self._headers = 0
         self._zeros = 0  # empty headers in a row; two end the archive
         self._after = 0  # bytes after that
         self.members: list[Member] = []
@@ -103,6 +104,8 @@ class Archive:
             self._zeros += 1
             return
         self._refuse(self._zeros or header[257:262] != b"ustar" or not checksum_is_right(header), "a member's header is damaged")
+        self._headers += 1
+        self._refuse(self._headers > 2 * MEMBERS, f"the archive has more than {MEMBERS} members, with a header or two each")
         size, self._kind = _number(header[124:136]), header[156:157]
         self._refuse(size is None, "a member's size cannot be read")
         if self.refusals or size is None:
@@ -141,10 +144,7 @@ class Archive:
         if self._left:
             return
         if isinstance(sink, Scan):
-            self._refuse(
-                self._name.lower().endswith(".vmdk") and sink.format not in (*COMPRESSED, "vmdk"),
-                f"{self._name[:80]!a} is not a VMDK image",
-            )
+            self._refuse(self._name.lower().endswith(".vmdk") and sink.format != "vmdk", f"{self._name[:80]!a} is not a VMDK image")
             self.members.append(Member(self._name, sink.format, _size(sink.matches)))
         elif isinstance(sink, Text) and self._kind == b"x":
             self._refuse(not _only_tells(bytes(sink.text)), "a pax header says more than times and owners; pack it with tar --format=ustar")

@@ -1,5 +1,6 @@
 """OVA: every member is looked at, and nothing is believed that could lead out of the archive."""
 
+import gzip
 import tarfile
 
 import pytest
@@ -83,6 +84,8 @@ def gnu_with_prefix(prefix: bytes) -> bytes:
         (tar([(info("d", tarfile.DIRTYPE), b""), ("machine.ovf", OVF), DISK]), "only regular files"),
         (tar([("machine.ovf", OVF), DISK, (info("dev", tarfile.BLKTYPE), b"")]), "only regular files"),
         (tar([("machine.ovf", OVF), DISK, *((f"f{n}", b"") for n in range(63))]), "more than 64 members"),
+        (b"".join(info("pax", b"x").tobuf() for _ in range(200)) + ova(), "more than 64 members, with a header or two each"),
+        (ova(gzip.compress(DESCRIPTOR.encode())), "'disk.vmdk' is not a VMDK image"),
         (tar([DISK]), "no OVF description"),
         (tar([("a.ovf", OVF), ("b.ovf", OVF), DISK]), "two OVF descriptions"),
         (tar([("machine.ovf", OVF)]), "a file that is not in the archive: 'disk.vmdk'"),
