@@ -75,6 +75,17 @@ class Member(Struct, frozen=True, array_like=True):
     updated: int
 
 
+class Importing(Struct, frozen=True, array_like=True):
+    """An import at work on an image, or what the last one left.
+
+    job: None when none is at work. to: stores that are still to get the data. failed: stores that did not get it.
+    """
+
+    job: str | None = None
+    to: list[str] = []
+    failed: list[str] = []
+
+
 class Image(Struct, frozen=True):
     """One image as the database holds it.
 
@@ -110,6 +121,7 @@ class Image(Struct, frozen=True):
     tags: list[str]
     stores: list[str]
     members: dict[str, Member]
+    importing: Importing = Importing()
 
 
 def visible(ctx: Context, image: Image) -> bool:
