@@ -48,7 +48,7 @@ async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)
         await db.close()
-        for part in (intake, outflow, stores):
+        for part in (intake, stores):
             part.close()
 
 

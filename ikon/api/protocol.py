@@ -5,6 +5,7 @@ the plain one, or lose an early answer to a reset. This module knows bytes and H
 """
 
 import asyncio
+import contextlib
 import errno
 import fcntl
 import math
@@ -15,6 +16,7 @@ import struct
 import termios
 import urllib.parse
 from collections import Counter, deque
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any, ClassVar
@@ -25,13 +27,16 @@ from uvicorn._types import ASGI3Application, ASGIReceiveEvent, ASGISendEvent
 from uvicorn.protocols.http.flow_control import service_unavailable
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from ikon.problems import REASONS, ClientGone
+from ikon.problems import REASONS, ClientGone, Problem
 
 BLOCK_BYTES = 256 * 1024  # of a body that may wait for the application before reading pauses, and the most that one message joins
 CHUNK_COST_BYTES = 64  # what it costs to keep a chunk, beside its bytes: chunks of 2 bytes would take 28 times their size
 MAX_PIPELINED = 100  # 256 KiB of the smallest requests are 14,000 of them, about 3 KiB each once parsed
 SENDFILE_BYTES = 1024 * 1024  # moved at most before other connections get their turn
 LOOK_S = 60.0  # every connection is looked at this often, even when nothing is due
+
+#: Calls a function of a file's descriptor and more on a thread.
+Elsewhere = Callable[..., Awaitable[Any]]
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
 GONE = {errno.ENOTCONN, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN}  # beside those that Python calls ConnectionError
@@ -514,11 +519,12 @@ class Cycle(RequestResponseCycle):
         finally:
             self.transport = transport
 
-    async def sendfile(self, fd: int, offset: int, count: int, stall_s: float = 60.0) -> int:
+    async def sendfile(self, fd: int, offset: int, count: int, stall_s: float = 60.0, elsewhere: Elsewhere | None = None) -> int:
         """Send `count` bytes of a file as the next part of the body, and return how many were sent: fewer only if the file ends before.
 
         For after `http.response.start` with a Content-Length; no thread waits for the client. A HEAD request sends nothing and returns
-        `count`. Raises ClientGone when the client is gone or took no byte for `stall_s`; an OSError is the file's.
+        `count`. elsewhere: runs what may have to wait for the file on a thread, and gives it the descriptor; when it gives up, no more can
+        be sent. Raises ClientGone when the client is gone or took no byte for `stall_s`; an OSError is the file's.
         """
         if self.disconnected:
             raise ClientGone
@@ -534,7 +540,7 @@ class Cycle(RequestResponseCycle):
         await self._flushed(stall_s)
         sent = 0
         while sent < count:
-            size = await self._send_some(fd, offset + sent, min(count - sent, SENDFILE_BYTES), stall_s)
+            size = await self._send_some(fd, offset + sent, min(count - sent, SENDFILE_BYTES), stall_s, elsewhere)
             if size == 0:
                 break
             sent += size
@@ -556,13 +562,15 @@ class Cycle(RequestResponseCycle):
                 if not self.transport.is_closing():
                     self.transport.set_write_buffer_limits()
 
-    async def _send_some(self, fd: int, offset: int, count: int, stall_s: float) -> int:
+    async def _send_some(self, fd: int, offset: int, count: int, stall_s: float, elsewhere: Elsewhere | None) -> int:
         while True:
             if self.disconnected or self.transport.is_closing():
                 raise ClientGone
             client = self.transport.get_extra_info("socket").fileno()
             try:
-                return os.sendfile(client, fd, offset, count)
+                if elsewhere is None:
+                    return os.sendfile(client, fd, offset, count)
+                return await self._send_elsewhere(elsewhere, client, offset, count)
             except BlockingIOError:
                 await self._wait_writable(client, stall_s)
             except OSError as error:
@@ -570,6 +578,16 @@ class Cycle(RequestResponseCycle):
                     raise
                 self.transport.abort()
                 raise ClientGone from error
+
+    async def _send_elsewhere(self, elsewhere: Elsewhere, client: int, offset: int, count: int) -> int:
+        # The thread has a duplicate of its own: by the time it comes to it, the number itself may be another client's.
+        duplicate = socket.socket(fileno=os.dup(client))
+        try:
+            return int(await elsewhere(_sendfile_and_close, duplicate, offset, count))
+        except Problem:
+            with contextlib.suppress(OSError):
+                duplicate.shutdown(socket.SHUT_RDWR)  # closing it is not enough while the thread has it
+            raise
 
     async def _wait_writable(self, client: int, stall_s: float) -> None:
         self.unyielded_bytes = 0
@@ -582,6 +600,11 @@ class Cycle(RequestResponseCycle):
         finally:
             watch.remove(client, self.writable)
             self.connection.write_due = math.inf
+
+
+def _sendfile_and_close(fd: int, client: socket.socket, offset: int, count: int) -> int:
+    with client:
+        return os.sendfile(client.fileno(), fd, offset, count)
 
 
 class Joined:
