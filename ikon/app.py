@@ -28,6 +28,9 @@ from ikon.transfer.outflow import Outflow
 
 #: Seconds that undoing and saying goodbye may take when the server ends.
 FAREWELL_S = 5.0
+#: Seconds for which a server that starts looks after its dead predecessor's uploads before it serves, so that no client sees them run;
+#: what then is left, and all that touches a store, is done while it serves.
+TAKE_OVER_S = 0.25
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  #: malloc.h
 
 
@@ -163,7 +166,8 @@ class Server(uvicorn.Server):
 
 async def _serve(settings: Settings, listening: list[socket.socket], began: float) -> None:
     async with open_kit(settings) as kit, asyncio.TaskGroup() as group:
-        await reaper.run_once(kit)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(reaper.take_over_lost(kit), TAKE_OVER_S)
         tasks = [
             group.create_task(base.every(heartbeat.EVERY_S, kit, heartbeat.run_once)),
             group.create_task(base.every(reaper.EVERY_S, kit, reaper.run_once, role=f"reaper@{settings.node}")),
