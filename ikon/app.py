@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ctypes
+import gc
 import os
 import resource
 import signal
@@ -173,6 +174,7 @@ async def _serve(settings: Settings, listening: list[socket.socket], began: floa
             group.create_task(base.every(reaper.EVERY_S, kit, reaper.run_once, role=f"reaper@{settings.node}")),
         ]
         server = Server(_uvicorn(settings, Door(kit)))
+        gc.freeze()  # a full collection looked at 60,000 lasting objects each time, some 30 ms in which nobody is served
         log.get().info("serving", listen=settings.listen, data=settings.data, started_in_ms=round(1000 * (time.monotonic() - began)))
         await server.serve(sockets=listening)
         for task in tasks:

@@ -33,6 +33,11 @@ BLOCK_BYTES = 256 * 1024  # of a body that may wait for the application before r
 CHUNK_COST_BYTES = 64  # what it costs to keep a chunk, beside its bytes: chunks of 2 bytes would take 28 times their size
 MAX_PIPELINED = 100  # 256 KiB of the smallest requests are 14,000 of them, about 3 KiB each once parsed
 SENDFILE_BYTES = 1024 * 1024  # moved at most before other connections get their turn
+#: What the kernel takes of an answer beyond what it can send, until the client has taken so many bytes in so short a time. Without a bound
+#: it is 2 to 3 MiB for each of a crowd that comes at once, and everyone waits for that; one that stays costs a quick client 0.6 instead
+#: of 0.45 CPU s/GiB.
+UNSENT_BYTES = 256 * 1024
+QUICK_BYTES, QUICK_S = 4 * 1024 * 1024, 4.0
 LOOK_S = 60.0  # every connection is looked at this often, even when nothing is due
 
 #: Calls a function of a file's descriptor and more on a thread.
@@ -106,6 +111,7 @@ class Connection(HttpToolsProtocol):
         raw = transport.get_extra_info("socket")
         if raw.family in INTERNET:  # asyncio leaves it out on sockets that uvicorn bound, and every small answer takes 40 ms
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
         self.head_due = self.loop.time() + self.limits.header_timeout_s
         self._look_by(self.head_due)
         if self.limits.connections_per_address and self.client and not _is_loopback(self.client[0]):
@@ -435,9 +441,10 @@ class Cycle(RequestResponseCycle):
         self.queued_bytes = 0
         self.body_bytes = 0
         self.waited_s = 0.0
+        self.sending_since = 0.0
         self.body_given = False  # the application has had the last piece
         self.close_after = False  # after the answer the rest of the body is dropped, then the connection is closed
-        self.unyielded_bytes = 0
+        self.unyielded_bytes = self.sent_bytes = 0
         self.head: Joined | None = None  # of the answer, not yet written
         self.writable: asyncio.Future[None] | None = None
         extensions: dict[str, Any] = {"ikon.abort": connection.abort}
@@ -538,6 +545,7 @@ class Cycle(RequestResponseCycle):
             self.transport.write(self.head.data)
             self.head = None
         await self._flushed(stall_s)
+        self.sending_since = self.sending_since or self.connection.loop.time()
         sent = 0
         while sent < count:
             size = await self._send_some(fd, offset + sent, min(count - sent, SENDFILE_BYTES), stall_s, elsewhere)
@@ -545,11 +553,20 @@ class Cycle(RequestResponseCycle):
                 break
             sent += size
             self.expected_content_length -= size
+            self._trust_quick(size)
             self.unyielded_bytes += size
             if self.unyielded_bytes >= SENDFILE_BYTES:
                 self.unyielded_bytes = 0
                 await asyncio.sleep(0)
         return sent
+
+    def _trust_quick(self, size: int) -> None:
+        """Leave it to the kernel how much it holds for a client that takes its bytes quickly."""
+        before, self.sent_bytes = self.sent_bytes, self.sent_bytes + size
+        quick = before < QUICK_BYTES <= self.sent_bytes and self.connection.loop.time() - self.sending_since < QUICK_S
+        raw = self.transport.get_extra_info("socket") if quick else None
+        if raw is not None and raw.family in INTERNET and not self.transport.is_closing():
+            raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 0)
 
     async def _flushed(self, stall_s: float) -> None:
         """Wait until the transport holds nothing that has to go before."""

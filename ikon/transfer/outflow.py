@@ -10,9 +10,10 @@ import contextlib
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import blake3
+from sqlalchemy import Connection
 
 from ikon import log, metrics
 from ikon.db import copies
@@ -31,9 +32,13 @@ FRESH_S = 5.0
 #: Blocks checked in one go while others are being sent: 16 cost 0.40 CPU s/GiB in all, 2 cost 0.55, for each hop to a thread has its price.
 AHEAD = 16
 
+#: Reads of the database at once for downloads; any number made a list that comes with 500 of them wait for twice as much work.
+LOOK_UPS = 4
+
 #: A client that takes longer than this for a MiB is sent smaller pieces, so that what it gets has been checked not long ago.
 SLOW_S, SLOW_PIECE = 1.0, 64 * 1024
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -49,6 +54,12 @@ class Outflow:
 
     def __init__(self, db: Database, stores: Stores, node: str) -> None:
         self._db, self._stores, self._node = db, stores, node
+        self._looking_up = asyncio.Semaphore(LOOK_UPS)
+
+    async def look_up(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Read from the database for a download: a few at a time, so that a crowd of them does not stand before everyone else there."""
+        async with self._looking_up:
+            return await self._db.read(fn, *args, **kwargs)
 
     @contextlib.asynccontextmanager
     async def reading(self, image: Image, found: Sequence[Copy], prefer: Sequence[str]) -> AsyncIterator["Reader"]:
@@ -62,7 +73,7 @@ class Outflow:
                 -self._stores.weight(c.store),
             ),
         )
-        reader = Reader(self._db, self._stores, image, order)
+        reader = Reader(self, self._db, self._stores, image, order)
         try:
             yield reader
         finally:
@@ -72,8 +83,8 @@ class Outflow:
 class Reader:
     """One read of one image, whole or in part."""
 
-    def __init__(self, db: Database, stores: Stores, image: Image, order: list[Copy]) -> None:
-        self._db, self._stores, self._image, self._order = db, stores, image, order
+    def __init__(self, outflow: Outflow, db: Database, stores: Stores, image: Image, order: list[Copy]) -> None:
+        self._outflow, self._db, self._stores, self._image, self._order = outflow, db, stores, image, order
         self._file: LocalFile | None = None
         self._gib, self._digests = -1, b""
 
@@ -86,7 +97,7 @@ class Reader:
         loop = asyncio.get_running_loop()
         end = offset + length
         fresh_until = loop.time() + FRESH_S
-        ahead_blocks = 1
+        ahead_blocks = 0  # until the client has taken a block: most of a crowd that comes at once will not be that quick
         while offset < end:
             block = offset // BLOCK
             if not checked or loop.time() > fresh_until:
@@ -94,18 +105,18 @@ class Reader:
                 fresh_until = loop.time() + FRESH_S
             stop = min(end, (block + checked) * BLOCK)
             most = min(ahead_blocks, -(-end // BLOCK) - block - checked)
-            ahead = asyncio.ensure_future(self._check_ahead(block + checked, most)) if stop < end else None
+            ahead = asyncio.ensure_future(self._check_ahead(block + checked, most)) if most else None
             try:
                 offset = await self._send_checked(sendfile, offset, stop, fresh_until)
             finally:
                 checked_ahead = await ahead if ahead else 0
             if checked_ahead is None:
-                checked, ahead_blocks = 0, 1
+                checked, ahead_blocks = 0, 0
                 self._pass_over("the store takes too long")
             elif offset < stop:
-                checked, ahead_blocks = 0, 1  # the client was slow, or the file has shrunk: look again before the rest
+                checked, ahead_blocks = 0, 0  # the client was slow, or the file has shrunk: look again before the rest
             else:
-                ahead_blocks = min(2 * ahead_blocks, AHEAD)
+                ahead_blocks = min(2 * ahead_blocks or 1, AHEAD)
                 checked, fresh_until = checked_ahead, loop.time() + FRESH_S
 
     async def _send_checked(self, sendfile: SendFile, offset: int, stop: int, fresh_until: float) -> int:
@@ -165,7 +176,7 @@ class Reader:
     async def _have_digests(self, block: int) -> None:
         gib = block // GIB_BLOCKS
         if gib != self._gib:
-            self._digests = await self._db.read(copies.digests, self._image.id, self._image.digests or "", gib)
+            self._digests = await self._outflow.look_up(copies.digests, self._image.id, self._image.digests or "", gib)
             self._gib = gib
 
     async def _have_file(self) -> LocalFile:
