@@ -4,6 +4,9 @@ Threads are daemons: a hung store never keeps the process from ending.
 """
 
 import asyncio
+import contextlib
+import functools
+import math
 import queue
 import threading
 from collections.abc import Awaitable, Callable
@@ -11,61 +14,125 @@ from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
+#: How often a call is found at work before it is given up.
+LOOKS = 8
+
+
+class Late(Exception):
+    """A call took longer than its pool has patience, or all threads of the pool are held up by such calls."""
+
+
+class _Call:
+    """A function on its way to a thread. looks: how often it was found at work, so that a process that was paused blames nobody."""
+
+    __slots__ = ("fn", "future", "looks")
+
+    def __init__(self, fn: Callable[[], Any], future: "asyncio.Future[Any] | None") -> None:
+        self.fn, self.future, self.looks = fn, future, 0
 
 
 class Pool:
-    """A fixed number of threads, started as they are needed. Calls beyond that number wait in order."""
+    """A fixed number of threads, started as they are needed. Calls beyond that number wait in order.
 
-    def __init__(self, name: str, size: int) -> None:
-        self._name, self._size = name, size
-        self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+    A call that a thread has been at for `patience_s` is given up; the thread is of use again when it comes back. While all threads are
+    held up so, nobody waits for them: calls are refused at once. So what hangs takes its own threads, a bounded time, and no memory.
+    """
+
+    def __init__(self, name: str, size: int, patience_s: float = math.inf) -> None:
+        self._name, self._size, self._patience_s = name, size, patience_s
+        self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._waiting = 0  # calls handed in and not yet ended; touched by the event loop only
+        self._at_work: list[_Call | None] = [None] * size  # by thread
+        self._waiting = 0  # calls handed in and not yet ended; these three are touched by the event loop only
+        self._held_up = 0  # threads at calls that were given up
+        self._looking = False
 
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call fn on a thread and return what it returns. A cancelled caller leaves at once; the call ends by itself."""
+        """Call fn on a thread and return what it returns. Raises Late. A cancelled caller leaves at once; a call that began goes on."""
+        if self._held_up == self._size:
+            raise Late
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-
-        def ended(result: Any, error: BaseException | None) -> None:
-            self._waiting -= 1
-            if future.cancelled():
-                return
-            if error is None:
-                future.set_result(result)
-            else:
-                future.set_exception(error)
-
-        def call() -> None:
-            result, error = None, None
-            try:
-                result = fn(*args, **kwargs)
-            except BaseException as raised:
-                error = raised
-            try:
-                loop.call_soon_threadsafe(ended, result, error)
-            except RuntimeError:
-                return  # the loop has closed: nobody waits any more
-
         self._waiting += 1
         if self._waiting > len(self._threads) < self._size:
             self._start()
-        self._calls.put(call)
+        self._calls.put(_Call(functools.partial(fn, *args, **kwargs), future))
+        if self._patience_s < math.inf and not self._looking:
+            self._looking = True
+            loop.call_later(self._patience_s / LOOKS, self._look, loop)
         return await future
 
+    def leave(self, fn: Callable[[], Any]) -> None:
+        """Have fn called by a thread when there is one for it. From anywhere, even a destructor, once `run` has been used."""
+        self._calls.put(_Call(fn, None))
+
     def _start(self) -> None:
-        thread = threading.Thread(target=self._work, name=f"{self._name}-{len(self._threads)}", daemon=True)
+        number = len(self._threads)
+        thread = threading.Thread(target=self._work, args=(number,), name=f"{self._name}-{number}", daemon=True)
         self._threads.append(thread)
         thread.start()
 
-    def _work(self) -> None:
+    def _work(self, number: int) -> None:
         while (call := self._calls.get()) is not None:
-            call()
+            result, error = None, None
+            if call.future is None or not call.future.cancelled():
+                self._at_work[number] = call
+                try:
+                    result = call.fn()
+                except BaseException as raised:
+                    error = raised
+                self._at_work[number] = None
+            if call.future is not None:
+                with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
+                    call.future.get_loop().call_soon_threadsafe(self._ended, call, result, error)
+            del call, result, error  # what they hold may be closed when nobody holds it
+
+    def _ended(self, call: _Call, result: Any, error: BaseException | None) -> None:
+        self._waiting -= 1
+        self._held_up -= call.looks > LOOKS
+        if call.future is None or call.future.done():
+            return
+        if error is None:
+            call.future.set_result(result)
+        else:
+            call.future.set_exception(error)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give up calls that have been at work for too long."""
+        for call in self._at_work:
+            if call is not None and call.future is not None:
+                call.looks += 1
+                if call.looks == LOOKS + 1:
+                    self._held_up += 1
+                    _refuse(call.future)
+        if self._held_up == self._size:
+            self._refuse_waiting()
+        self._looking = self._waiting > self._held_up
+        if self._looking:
+            loop.call_later(self._patience_s / LOOKS, self._look, loop)
+
+    def _refuse_waiting(self) -> None:
+        kept = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                call = self._calls.get_nowait()
+                if call is None or call.future is None:
+                    kept.append(call)
+                else:
+                    self._waiting -= 1
+                    _refuse(call.future)
+        for call in kept:
+            self._calls.put(call)
 
     def close(self) -> None:
         """Let the threads end after what is queued. Does not wait."""
         for _ in self._threads:
             self._calls.put(None)
+
+
+def _refuse(future: "asyncio.Future[Any]") -> None:
+    if not future.done():
+        future.set_exception(Late())
 
 
 async def outcome(work: Awaitable[T]) -> T:

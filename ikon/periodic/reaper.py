@@ -1,5 +1,7 @@
 """Finishes what a crash interrupted: takes over what dead processes were writing, and deletes bytes that nobody wants."""
 
+import asyncio
+
 from ikon import log, metrics
 from ikon.context import Context
 from ikon.db import copies, instances
@@ -17,19 +19,27 @@ REASON = "the server that received this upload stopped before it was complete; u
 
 async def run_once(kit: Kit) -> Found:
     """Undo the uploads of dead processes and delete the bytes that are due. Goes on until nothing is left that it can do now."""
-    await _bury(kit)
     looked = mended = 0
     while True:
-        lost = await kit.db.read(copies.ownerless, BATCH, proven=not kit.lease.may_sweep())
-        taken = 0
-        for copy in lost:
-            taken += await kit.db.write(take_over, _nobody(), copy, REASON)
+        lost = await take_over_lost(kit)
         due = await kit.db.read(copies.to_delete, kit.lease.id, kit.lease.node, BATCH)
         removed = 0
         for copy in due:
             removed += await _remove(kit, copy)
-        looked, mended = looked + len(lost) + len(due), mended + taken + removed
-        if not taken and not removed:
+        looked, mended = looked + lost.looked + len(due), mended + lost.mended + removed
+        if not lost.mended and not removed:
+            return Found(looked, mended)
+
+
+async def take_over_lost(kit: Kit) -> Found:
+    """Queue the images again whose uploads died with their process. Touches no store, so that a server may do it before it serves."""
+    await _bury(kit)
+    looked = mended = 0
+    while True:
+        lost = await kit.db.read(copies.ownerless, BATCH, proven=not kit.lease.may_sweep())
+        taken = sum(await asyncio.gather(*(kit.db.write(take_over, _nobody(), copy, REASON) for copy in lost)))
+        looked, mended = looked + len(lost), mended + taken
+        if not taken:
             return Found(looked, mended)
 
 

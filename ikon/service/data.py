@@ -149,7 +149,7 @@ async def download(kit: Kit, ctx: Context, image_id: str, prefer: list[str]) -> 
     for store in prefer:
         if store not in kit.stores.all:
             raise BadValue(f"Store '{store}' is not configured.")
-    image, found = await kit.db.read(_find, ctx, image_id)
+    image, found = await kit.outflow.look_up(_find, ctx, image_id)
     async with kit.outflow.reading(image, found, prefer) as reader:
         yield image, reader
 

@@ -1,9 +1,16 @@
 """What a store is. Whoever writes one reads this page; the suite in tests/contract/stores.py judges it."""
 
-from collections.abc import AsyncIterator, Sequence
-from typing import Annotated, Any, NamedTuple, Protocol
+import functools
+import os
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
 from msgspec import Meta, Struct
+
+from ikon.problems import StoreDown
+from ikon.threads import Late, Pool
+
+T = TypeVar("T")
 
 Buffer = bytes | bytearray | memoryview
 
@@ -16,11 +23,44 @@ class StoreSettings(Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     description: Annotated[str, Meta(description="Sentence shown to users who choose a store.")] = ""
 
 
-class LocalFile(NamedTuple):
-    """Bytes that this machine can read by a file descriptor, which belongs to the receiver, who closes it. size: bytes in it now."""
+class LocalFile:
+    """Bytes that this machine can read by a file descriptor. size: bytes in it when it was opened.
 
-    fd: int
-    size: int
+    waits: even bytes in memory may have to be waited for, as on a network file system, so that `fd` is used by `run` only.
+    It is closed when nobody holds it any more. A thread that hangs in it is such a holder: its number must not become another file's.
+    """
+
+    def __init__(self, fd: int, reads: Pool) -> None:
+        self.fd, self._reads, self.waits = fd, reads, True
+        self.size = os.fstat(fd).st_size
+        self.waits = _may_wait(fd)
+
+    async def run(self, fn: Callable[..., T], *args: Any) -> T:
+        """fn(fd, *args) on a thread of the store. Raises StoreDown when that takes too long, or would: it may then still be at it."""
+        try:
+            return await self._reads.run(self._call, fn, *args)
+        except Late:
+            raise StoreDown("The store takes too long") from None
+
+    def _call(self, fn: Callable[..., T], *args: Any) -> T:
+        return fn(self.fd, *args)
+
+    def __del__(self) -> None:
+        if self.waits:
+            self._reads.leave(functools.partial(os.close, self.fd))
+        else:
+            os.close(self.fd)
+
+
+def _may_wait(fd: int) -> bool:
+    """Whether a file's system cannot promise to give only what it has at hand. Those of this machine's disks can."""
+    try:
+        os.preadv(fd, [bytearray(1)], 0, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return False
 
 
 class Usage(NamedTuple):

@@ -15,7 +15,7 @@ from msgspec import Meta
 
 from ikon.problems import StartError, StoreDenied, StoreDown, StoreFull
 from ikon.stores.base import Buffer, CopyMissing, Found, LocalFile, StoreSettings, Usage, Writer
-from ikon.threads import Pool, outcome
+from ikon.threads import Late, Pool, outcome
 
 T = TypeVar("T")
 NAME = re.compile(r"[0-9A-Za-z-]+\.[0-9a-f-]{36}(\.part)?")
@@ -32,7 +32,10 @@ class FileSettings(StoreSettings, frozen=True, kw_only=True):
     """A directory of a local or mounted file system."""
 
     path: Annotated[str, Meta(min_length=1, description="Directory of the images; made if it is missing.")]
-    threads: Annotated[int, Meta(ge=1, description="Reads, writes and deletions at work at once.")] = 4
+    threads: Annotated[int, Meta(ge=1, description="Reads at work at once, and as many writes and deletions.")] = 4
+    read_s: Annotated[
+        float, Meta(gt=0, description="Seconds after which a read that does not come back is given up, and another copy is read.")
+    ] = 10.0
 
 
 class FileStore:
@@ -54,6 +57,7 @@ class FileStore:
                 f"config: stores.{name}.path = {settings.path!r}: {error.strerror}. Name a directory that this user can write to"
             ) from None
         self._pool = Pool(f"store-{name}", settings.threads)
+        self._reads = Pool(f"reads-{name}", settings.threads, settings.read_s)
 
     def url(self, image_id: str, copy_id: str) -> str:
         """See Store."""
@@ -79,12 +83,12 @@ class FileStore:
 
     async def open(self, url: str) -> LocalFile:
         """See Store."""
-        opening = asyncio.ensure_future(self._call(_open, self._file(url)))
         try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(_close_unwanted)
-            raise
+            return await self._reads.run(_open, self._file(url), self._reads)
+        except Late:
+            raise StoreDown(f"Store {self.name} takes too long") from None
+        except OSError as error:
+            self.fail(error)
 
     async def delete(self, url: str) -> None:
         """See Store."""
@@ -112,6 +116,7 @@ class FileStore:
     def close(self) -> None:
         """See Store."""
         self._pool.close()
+        self._reads.close()
 
     async def _call(self, fn: Callable[..., T], *args: Any) -> T:
         try:
@@ -191,18 +196,12 @@ def _begin(store: FileStore, path: Path, size: int | None) -> FileWriter:
     return FileWriter(store, path, fd)
 
 
-def _open(path: Path) -> LocalFile:
+def _open(path: Path, reads: Pool) -> LocalFile:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         raise CopyMissing(str(path)) from None
-    return LocalFile(fd, os.fstat(fd).st_size)
-
-
-def _close_unwanted(opening: "asyncio.Future[LocalFile]") -> None:
-    """Whoever asked for this file has left."""
-    if not opening.cancelled() and opening.exception() is None:
-        os.close(opening.result().fd)
+    return LocalFile(fd, reads)
 
 
 def _delete(path: Path) -> None:

@@ -1,26 +1,28 @@
 """Image data on its way out: block by block, each checked against its digest before it is sent, from whichever copy has it right.
 
-A copy that gives a wrong, short or no block is marked suspect and left; the same block is read from another. When no copy has it, the
-answer is a 503 if nothing was sent yet, and a broken connection if something was: never a wrong byte, never a silent end.
+A copy that gives a wrong, short or no block is marked suspect and left; one whose store takes too long is left as it is. The same block is
+read from another. When no copy has it, the answer is a 503 if nothing was sent yet, and a broken connection if something was: never a
+wrong byte, never a silent end.
 """
 
 import asyncio
 import contextlib
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import blake3
+from sqlalchemy import Connection
 
 from ikon import log, metrics
 from ikon.db import copies
 from ikon.db.copies import READABLE, Copy
 from ikon.db.engine import Database
 from ikon.model.image import Image
-from ikon.problems import DataUnavailable, Problem
+from ikon.problems import DataUnavailable, Problem, StoreDown
 from ikon.stores.base import CopyMissing, LocalFile
 from ikon.stores.registry import Stores
-from ikon.threads import Pool
 from ikon.transfer.digests import BLOCK, DIGEST, GIB_BLOCKS
 
 #: Bytes read at once while checking: little enough to stay in a core's cache between the read and the digest.
@@ -30,11 +32,21 @@ FRESH_S = 5.0
 #: Blocks checked in one go while others are being sent: 16 cost 0.40 CPU s/GiB in all, 2 cost 0.55, for each hop to a thread has its price.
 AHEAD = 16
 
+#: Reads of the database at once for downloads; any number made a list that comes with 500 of them wait for twice as much work.
+LOOK_UPS = 4
+
 #: A client that takes longer than this for a MiB is sent smaller pieces, so that what it gets has been checked not long ago.
 SLOW_S, SLOW_PIECE = 1.0, 64 * 1024
 
-#: Sends `count` bytes of a file descriptor from an offset; returns how many it sent, fewer only when the file ended.
-SendFile = Callable[[int, int, int], Awaitable[int]]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class SendFile(Protocol):
+    """Sends `count` bytes of a file from an offset; returns how many it sent, fewer only when the file ended."""
+
+    async def __call__(self, fd: int, offset: int, count: int, *, elsewhere: Any = None) -> int:
+        """elsewhere: `LocalFile.run` of a file that the event loop must not touch. Raises what that raises, and OSError."""
 
 
 class Outflow:
@@ -42,7 +54,12 @@ class Outflow:
 
     def __init__(self, db: Database, stores: Stores, node: str) -> None:
         self._db, self._stores, self._node = db, stores, node
-        self._checks = Pool("checks", 4)
+        self._looking_up = asyncio.Semaphore(LOOK_UPS)
+
+    async def look_up(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Read from the database for a download: a few at a time, so that a crowd of them does not stand before everyone else there."""
+        async with self._looking_up:
+            return await self._db.read(fn, *args, **kwargs)
 
     @contextlib.asynccontextmanager
     async def reading(self, image: Image, found: Sequence[Copy], prefer: Sequence[str]) -> AsyncIterator["Reader"]:
@@ -56,41 +73,31 @@ class Outflow:
                 -self._stores.weight(c.store),
             ),
         )
-        reader = Reader(self._db, self._stores, self._checks, image, order)
+        reader = Reader(self, self._db, self._stores, image, order)
         try:
             yield reader
         finally:
             reader.close()
 
-    def close(self) -> None:
-        """Let the threads go."""
-        self._checks.close()
-
 
 class Reader:
     """One read of one image, whole or in part."""
 
-    def __init__(self, db: Database, stores: Stores, checks: Pool, image: Image, order: list[Copy]) -> None:
-        self._db, self._stores, self._checks, self._image, self._order = db, stores, checks, image, order
+    def __init__(self, outflow: Outflow, db: Database, stores: Stores, image: Image, order: list[Copy]) -> None:
+        self._outflow, self._db, self._stores, self._image, self._order = outflow, db, stores, image, order
         self._file: LocalFile | None = None
         self._gib, self._digests = -1, b""
 
     async def check(self, block: int) -> int:
         """Find a copy whose block is right. Returns how many blocks are: this one. Raises DataUnavailable."""
-        while True:
-            await self._have_digests(block)
-            file = await self._have_file()
-            good = await self._checks.run(_good_blocks, file.fd, block, self._digests, self._sizes(block, 1))
-            if good:
-                return good
-            await self._leave_copy(f"block {block} is wrong or missing")
+        return await self._found(_good_blocks, block)
 
     async def send(self, sendfile: SendFile, offset: int, length: int, checked: int) -> None:
         """Send part of the image, of which the first `checked` blocks have just been checked. Raises DataUnavailable, ClientGone."""
         loop = asyncio.get_running_loop()
         end = offset + length
         fresh_until = loop.time() + FRESH_S
-        ahead_blocks = 1
+        ahead_blocks = 0  # until the client has taken a block: most of a crowd that comes at once will not be that quick
         while offset < end:
             block = offset // BLOCK
             if not checked or loop.time() > fresh_until:
@@ -98,28 +105,32 @@ class Reader:
                 fresh_until = loop.time() + FRESH_S
             stop = min(end, (block + checked) * BLOCK)
             most = min(ahead_blocks, -(-end // BLOCK) - block - checked)
-            ahead = asyncio.ensure_future(self._check_ahead(block + checked, most)) if stop < end else None
+            ahead = asyncio.ensure_future(self._check_ahead(block + checked, most)) if most else None
             try:
                 offset = await self._send_checked(sendfile, offset, stop, fresh_until)
             finally:
                 checked_ahead = await ahead if ahead else 0
-            if offset < stop:
-                checked, ahead_blocks = 0, 1  # the client was slow, or the file has shrunk: look again before the rest
+            if checked_ahead is None:
+                checked, ahead_blocks = 0, 0
+                self._pass_over("the store takes too long")
+            elif offset < stop:
+                checked, ahead_blocks = 0, 0  # the client was slow, or the file has shrunk: look again before the rest
             else:
-                ahead_blocks = min(2 * ahead_blocks, AHEAD)
+                ahead_blocks = min(2 * ahead_blocks or 1, AHEAD)
                 checked, fresh_until = checked_ahead, loop.time() + FRESH_S
 
     async def _send_checked(self, sendfile: SendFile, offset: int, stop: int, fresh_until: float) -> int:
         """Send bytes that were checked, while that is fresh. Returns where to go on."""
         assert self._file is not None
         loop = asyncio.get_running_loop()
-        piece = BLOCK
+        piece, elsewhere = BLOCK, self._file.run if self._file.waits else None
         while offset < stop and (began := loop.time()) <= fresh_until:
             wanted = min(piece, stop - offset)
             try:
-                sent = await sendfile(self._file.fd, offset, wanted)
-            except OSError as error:  # how much has gone out before it is not known: nothing may follow
-                await self._leave_copy(f"it was checked, and then could not be read: {error.strerror}")
+                sent = await sendfile(self._file.fd, offset, wanted, elsewhere=elsewhere)
+            except (OSError, StoreDown) as error:  # how much has gone out before it is not known: nothing may follow
+                if isinstance(error, OSError):
+                    await self._leave_copy(f"it was checked, and then could not be read: {error.strerror}")
                 raise DataUnavailable(f"The data of image {self._image.id} could not be read to its end") from error
             offset += sent
             metrics.SENT.inc(sent)
@@ -131,20 +142,30 @@ class Reader:
     async def blocks(self) -> AsyncIterator[bytes]:
         """The whole image, block by block, each checked. Raises DataUnavailable."""
         for block in range(-(-(self._image.size or 0) // BLOCK)):
+            yield await self._found(_good_block, block)
+
+    async def _found(self, check: Callable[[int, int, bytes, list[int]], T], block: int) -> T:
+        """What a check on a thread finds in the first copy whose block is right."""
+        while True:
             await self._have_digests(block)
-            while True:
-                file = await self._have_file()
-                data = await self._checks.run(_good_block, file.fd, block, self._digests, self._sizes(block, 1)[0])
-                if data is not None:
-                    yield data
-                    break
+            file = await self._have_file()
+            try:
+                if found := await file.run(check, block, self._digests, self._sizes(block, 1)):
+                    return found
+            except StoreDown as problem:
+                self._pass_over(str(problem))
+            else:
                 await self._leave_copy(f"block {block} is wrong or missing")
 
-    async def _check_ahead(self, block: int, most: int) -> int:
-        """Check the blocks to come in the copy at hand; 0 when they are not right there, which is looked into when they are due."""
+    async def _check_ahead(self, block: int, most: int) -> int | None:
+        """Check the blocks to come in the copy at hand. 0 when they are not right there, which is looked into when they are due; None when
+        the store takes too long."""
         if self._file is None or block // GIB_BLOCKS != self._gib:
             return 0
-        return await self._checks.run(_good_blocks, self._file.fd, block, self._digests, self._sizes(block, most))
+        try:
+            return await self._file.run(_good_blocks, block, self._digests, self._sizes(block, most))
+        except StoreDown:
+            return None
 
     def _sizes(self, block: int, most: int) -> list[int]:
         """Bytes in this block and the next ones that are checked in one go, inside one GiB of digests."""
@@ -155,7 +176,7 @@ class Reader:
     async def _have_digests(self, block: int) -> None:
         gib = block // GIB_BLOCKS
         if gib != self._gib:
-            self._digests = await self._db.read(copies.digests, self._image.id, self._image.digests or "", gib)
+            self._digests = await self._outflow.look_up(copies.digests, self._image.id, self._image.digests or "", gib)
             self._gib = gib
 
     async def _have_file(self) -> LocalFile:
@@ -170,8 +191,7 @@ class Reader:
                 await self._leave_copy("the store has nothing there")
                 continue
             except Problem as problem:
-                log.get().warning("copy cannot be opened", image=self._image.id, store=copy.store, because=str(problem))
-                self._order.pop(0)
+                self._pass_over(str(problem))
                 continue
             if self._file.size != self._image.size:
                 await self._doubt(copy, f"it has {self._file.size} bytes and should have {self._image.size}")
@@ -180,6 +200,11 @@ class Reader:
     async def _leave_copy(self, why: str) -> None:
         """Go on to the next copy, and have this one looked at."""
         await self._doubt(self._order.pop(0), why)
+        self.close()
+
+    def _pass_over(self, because: str) -> None:
+        """Go on to the next copy, with nothing said against this one but that its store does not answer."""
+        log.get().warning("copy cannot be read", image=self._image.id, store=self._order.pop(0).store, because=because)
         self.close()
 
     async def _doubt(self, copy: Copy, why: str) -> None:
@@ -192,9 +217,7 @@ class Reader:
 
     def close(self) -> None:
         """Let go of the file at hand."""
-        if self._file is not None:
-            os.close(self._file.fd)
-            self._file = None
+        self._file = None
 
 
 _buffers = threading.local()
@@ -225,11 +248,11 @@ def _good_blocks(fd: int, first: int, digests: bytes, sizes: list[int]) -> int:
     return len(sizes)
 
 
-def _good_block(fd: int, block: int, digests: bytes, size: int) -> bytes | None:
-    """One block's bytes, or None when they are not what their digest says. Runs on a thread."""
+def _good_block(fd: int, block: int, digests: bytes, sizes: list[int]) -> bytes:
+    """One block's bytes, or none when they are not what their digest says. Runs on a thread."""
     place = block % GIB_BLOCKS * DIGEST
     try:
-        data = os.pread(fd, size, block * BLOCK)
+        data = os.pread(fd, sizes[0], block * BLOCK)
     except OSError:
-        return None
-    return data if blake3.blake3(data).digest() == digests[place : place + DIGEST] else None
+        return b""
+    return data if blake3.blake3(data).digest() == digests[place : place + DIGEST] else b""

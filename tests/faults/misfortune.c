@@ -1,4 +1,4 @@
-/* Loaded before libc into a server under test: lets the n-th call on paths that contain a word fail, and moves the wall clock.
+/* Loaded before libc into a server under test: lets the n-th call on paths that contain a word fail or hang, and moves the wall clock.
    Steered through the file that MISFORTUNE names, which both sides map; tests/faults/misfortune.py writes it. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -47,7 +47,12 @@ static int fails(const char *call, const char *path, int fd) {
         int left = f->lasting ? f->countdown - (f->countdown > 1) : __atomic_sub_fetch(&f->countdown, 1, __ATOMIC_SEQ_CST);
         int due = f->lasting ? f->countdown == 1 : left == 0;
         if (f->lasting) f->countdown = left;
-        if (due) { f->hits++; errno = f->error; return 1; }
+        if (!due) continue;
+        f->hits++;
+        errno = f->error;
+        if (f->error >= 0) return 1;
+        while (f->error < 0) usleep(10000); /* hangs until it is told to relent, and then does its work */
+        return 0;
     }
     return 0;
 }
@@ -60,7 +65,7 @@ int rename(const char *a, const char *b) { REAL(rename); return fails("rename", 
 int unlink(const char *a) { REAL(unlink); return fails("unlink", a, -1) ? -1 : real(a); }
 #define READ(name) ssize_t name(int fd, const struct iovec *v, int n, off64_t at) { REAL(name); return fails("read", 0, fd) ? -1 : real(fd, v, n, at); }
 READ(preadv) READ(preadv64)
-#define READ2(name) ssize_t name(int fd, const struct iovec *v, int n, off64_t at, int flags) { REAL(name); return fails("read", 0, fd) ? -1 : real(fd, v, n, at, flags); }
+#define READ2(name) ssize_t name(int fd, const struct iovec *v, int n, off64_t at, int flags) { REAL(name); return !(flags & RWF_NOWAIT) && fails("read", 0, fd) ? -1 : real(fd, v, n, at, flags); }
 READ2(preadv2) READ2(preadv64v2)
 ssize_t pread64(int fd, void *b, size_t n, off64_t at) { REAL(pread64); return fails("read", 0, fd) ? -1 : real(fd, b, n, at); }
 ssize_t sendfile(int out, int in, off_t *at, size_t n) { REAL(sendfile); return fails("sendfile", 0, in) ? -1 : real(out, in, at, n); }

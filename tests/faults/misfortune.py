@@ -1,4 +1,4 @@
-"""Disks that fail and clocks that jump, as a server meets them: a small library between it and libc."""
+"""Disks that fail or hang and clocks that jump, as a server meets them: a small library between it and libc."""
 
 import errno
 import mmap
@@ -36,12 +36,16 @@ class Misfortune:
         """
         FAULT.pack_into(self._map, CLOCK.size + slot * FAULT.size, call.encode(), word.encode(), at, error, lasting, 0)
 
+    def hang(self, call: str, word: str, *, at: int = 1, slot: int = 0) -> None:
+        """Let such a call, and all that follow, not come back before `relent`."""
+        self.strike(call, word, at=at, error=-1, lasting=True, slot=slot)
+
     def struck(self, slot: int = 0) -> int:
-        """How many calls have failed by it."""
+        """How many calls have met it."""
         return int(FAULT.unpack_from(self._map, CLOCK.size + slot * FAULT.size)[-1])
 
     def relent(self) -> None:
-        """Let nothing fail any more."""
+        """Let nothing fail or hang any more."""
         for slot in range(FAULTS):
             FAULT.pack_into(self._map, CLOCK.size + slot * FAULT.size, b"", b"", 0, 0, 0, 0)
 

@@ -59,6 +59,7 @@ class Ikon:
         workers: int = 1,
         env: Mapping[str, str] | None = None,
         settings: str = "",
+        store_settings: str = "",
     ) -> None:
         self.directory, self.port = directory, free_port()
         directory.mkdir(parents=True, exist_ok=True)
@@ -70,7 +71,8 @@ class Ikon:
         lines = [f'data = "{directory}"', f'listen = "127.0.0.1:{self.port}"', 'identity = "headers"', f'database = "{self.database}"']
         lines += [f"workers = {workers}", 'log_format = "json"', settings]
         lines += [
-            f'[stores.{name}]\ntype = "file"\npath = "{path}"\nweight = {20 - at}' for at, (name, path) in enumerate(self.stores.items())
+            f'[stores.{name}]\ntype = "file"\npath = "{path}"\nweight = {20 - at}\n{store_settings}'
+            for at, (name, path) in enumerate(self.stores.items())
         ]
         self._config.write_text("\n".join(lines))
         self.process: subprocess.Popen[bytes] | None = None
@@ -249,6 +251,11 @@ class Ikon:
             assert time.monotonic() - began < within_s, "\n".join([*found, self.tail()])
             time.sleep(0.05)
         return time.monotonic() - began
+
+    def threads(self) -> int:
+        """How many threads the server process has."""
+        assert self.process is not None
+        return len(os.listdir(f"/proc/{self.process.pid}/task"))
 
     def workers(self) -> list[int]:
         """Its worker processes, where it has several."""

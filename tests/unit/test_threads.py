@@ -1,0 +1,61 @@
+"""Pools: calls that hang take their threads and nothing else."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+
+from ikon.threads import Late, Pool
+
+PATIENCE_S = 0.1
+
+
+async def test_a_call_that_hangs_is_given_up_and_its_thread_is_of_use_again_when_it_comes_back() -> None:
+    pool, gate = Pool("test", 1, PATIENCE_S), threading.Event()
+    hung, queued = asyncio.ensure_future(pool.run(gate.wait)), asyncio.ensure_future(pool.run(int))
+    began = time.monotonic()
+    with pytest.raises(Late):
+        await hung
+    assert PATIENCE_S <= time.monotonic() - began < 10 * PATIENCE_S
+    with pytest.raises(Late):
+        await queued
+    with pytest.raises(Late):  # at once, since nobody is there to take it
+        await asyncio.wait_for(pool.run(int), PATIENCE_S / 10)
+    gate.set()
+    await asyncio.sleep(PATIENCE_S)
+    assert await pool.run(int) == 0
+    pool.close()
+
+
+async def test_calls_wait_behind_one_that_hangs_as_long_as_another_thread_works() -> None:
+    pool, gate = Pool("test", 2, PATIENCE_S), threading.Event()
+    hung = asyncio.ensure_future(pool.run(gate.wait))
+    slow = [asyncio.ensure_future(pool.run(time.sleep, PATIENCE_S / 2)) for _ in range(6)]
+    await asyncio.gather(*slow)  # in all three times its patience
+    with pytest.raises(Late):
+        await hung
+    gate.set()
+    pool.close()
+
+
+async def test_a_call_whose_caller_left_before_it_began_is_not_made() -> None:
+    pool, gate, made = Pool("test", 1), threading.Event(), []
+    first, second = asyncio.ensure_future(pool.run(gate.wait)), asyncio.ensure_future(pool.run(made.append, 1))
+    await asyncio.sleep(0)
+    second.cancel()
+    gate.set()
+    await first
+    await pool.run(int)
+    assert made == []
+    pool.close()
+
+
+async def test_what_must_be_done_waits_for_a_thread_that_hangs() -> None:
+    pool, gate, done = Pool("test", 1, PATIENCE_S), threading.Event(), threading.Event()
+    with pytest.raises(Late):
+        await asyncio.gather(pool.run(gate.wait), asyncio.to_thread(pool.leave, done.set))
+    assert not done.is_set()
+    gate.set()
+    assert await asyncio.to_thread(done.wait, 5)
+    pool.close()
