@@ -67,7 +67,7 @@ def insert(conn: Connection, table: str, found: list[tuple[Any, ...]]) -> None:
     """Add rows of one table in as few statements as parameters allow."""
     for at in range(0, len(found), 5000):
         part = found[at : at + 5000]
-        _run(conn, _insert_text(table, len(part), len(part[0]), mark(conn)), [item for row in part for item in row])
+        _run(conn, _insert_text(conn.dialect.name, table, len(part), len(part[0])), [item for row in part for item in row])
 
 
 def mark(conn: Connection) -> str:
@@ -80,9 +80,11 @@ def _run(conn: Connection, statement: str, params: Iterable[Any]) -> None:
 
 
 @functools.lru_cache(256)
-def _insert_text(table: str, count: int, width: int, place: str) -> str:
-    row = f"({', '.join([place] * width)})"
-    return f"INSERT INTO {table} VALUES {', '.join([row] * count)}"
+def _insert_text(dialect: str, table: str, count: int, width: int) -> str:
+    """A row that is there already stays: an index that is out of step costs a look, and must not keep an image from changing."""
+    row = f"({', '.join(['?' if dialect == 'sqlite' else '%s'] * width)})"
+    ignore = {"sqlite": " OR IGNORE", "postgresql": ""}.get(dialect, " IGNORE")
+    return f"INSERT{ignore} INTO {table} VALUES {', '.join([row] * count)}{' ON CONFLICT DO NOTHING' if dialect == 'postgresql' else ''}"
 
 
 def _delete_terms(conn: Connection, k: int, gone: list[int]) -> None:

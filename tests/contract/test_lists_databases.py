@@ -198,6 +198,19 @@ def test_missing_and_surplus_rows_are_told_and_made_right(conn: Connection) -> N
     assert index.compare(conn) == (30, 0, 0)
 
 
+def test_an_index_out_of_step_keeps_no_image_from_changing(conn: Connection) -> None:
+    image = fill(conn, random.Random(1), 1)[0]
+    changed = msgspec.structs.replace(image, name="new", status="deactivated")
+    plain, ordered = terms.rows(terms.key(conn), changed)
+    terms.insert(conn, "terms", [(t, image.k) for t in plain])
+    terms.insert(conn, "sorts", [(t, v, image.k) for t, v in ordered])
+
+    saved = images.save(conn, image, changed)
+
+    assert images.get(conn, image.id) == saved
+    assert index.compare(conn).missing == 0
+
+
 def test_a_marker_that_the_caller_does_not_see_is_refused_like_one_that_is_not_there(conn: Connection) -> None:
     hidden = msgspec.structs.replace(some(random.Random(1), 1), owner="beta", visibility="private")
     images.insert(conn, hidden)

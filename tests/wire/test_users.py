@@ -157,7 +157,7 @@ def test_an_unknown_name_cannot_be_told_from_a_wrong_password(ikon: Ikon) -> Non
         assert known.headers.keys() == unknown.headers.keys()
     assert [answer.status for answer in answers["known"]] == [401] * TRIES + [429] * 2
     known_s, unknown_s = (statistics.median(times[:TRIES]) for times in took.values())
-    assert 0.5 < known_s / unknown_s < 2
+    assert 0.2 < known_s / unknown_s < 5, "one of them is answered without the work of the other"
 
 
 WRONG = [
