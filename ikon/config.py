@@ -67,6 +67,35 @@ class Formats(Struct, frozen=True, forbid_unknown_fields=True):
     ] = True
 
 
+class Staging(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where data waits between its arrival and its import."""
+
+    path: Annotated[str, Meta(description="Directory of staged data; empty: `staging` in the data directory.")] = ""
+    shared: Annotated[
+        bool, Meta(description="Whether every node sees this directory; otherwise the node that took data in imports it.")
+    ] = False
+
+
+class Imports(Struct, frozen=True, forbid_unknown_fields=True):
+    """How data comes into images beside uploads."""
+
+    methods: Annotated[list[Literal["glance-direct", "copy-image"]], Meta(description="Import methods on offer.")] = field(
+        default_factory=lambda: ["glance-direct", "copy-image"]
+    )
+
+
+class Jobs(Struct, frozen=True, forbid_unknown_fields=True):
+    """Work that outlives a request."""
+
+    slots: Annotated[Count, Meta(description="Jobs that one process works on at once; 0: it works on none.")] = 4
+    per_project: Annotated[
+        Count, Meta(description="Jobs of one project that are worked on at once, everywhere together; 0 sets no limit.")
+    ] = 0
+    per_store: Annotated[
+        Count, Meta(description="Jobs into one store that are worked on at once, everywhere together; 0 sets no limit.")
+    ] = 0
+
+
 class Http(Struct, frozen=True, forbid_unknown_fields=True):
     """How long and how much the server waits for a client."""
 
@@ -135,6 +164,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     quota: Annotated[Quota, Meta(description="What one project may hold.")] = Quota()
     limits: Annotated[Limits, Meta(description="Bounds on single requests and images.")] = Limits()
     formats: Annotated[Formats, Meta(description="What the bytes of an image may be.")] = field(default_factory=Formats)
+    staging: Annotated[Staging, Meta(description="Where data waits between its arrival and its import.")] = Staging()
+    imports: Annotated[Imports, Meta(description="How data comes into images beside uploads.")] = field(default_factory=Imports)
+    jobs: Annotated[Jobs, Meta(description="Work that outlives a request.")] = Jobs()
     http: Annotated[Http, Meta(description="How long and how much the server waits for a client.")] = Http()
     cors: Annotated[Cors, Meta(description="Web pages that may use the API from a browser.")] = Cors()
 
@@ -264,6 +296,7 @@ def _completed(settings: Settings) -> Settings:
         raise StartError(
             f"config: workers = {settings.workers}: SQLite is served by one process. Allowed: 1, or set database to MariaDB or PostgreSQL"
         )
+    changes["staging"] = msgspec.structs.replace(settings.staging, path=str(Path(settings.staging.path or data / "staging").absolute()))
     stores = settings.stores or {"local": {"type": "file", "path": str(data / "images")}}
     for name in stores:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) or name.startswith("os_glance"):

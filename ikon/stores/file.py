@@ -32,6 +32,7 @@ class FileSettings(StoreSettings, frozen=True, kw_only=True):
     """A directory of a local or mounted file system."""
 
     path: Annotated[str, Meta(min_length=1, description="Directory of the images; made if it is missing.")]
+    shared: Annotated[bool, Meta(description="Whether every node sees this directory, as on a network file system.")] = False
     threads: Annotated[int, Meta(ge=1, description="Reads at work at once, and as many writes and deletions.")] = 4
     read_s: Annotated[
         float, Meta(gt=0, description="Seconds after which a read that does not come back is given up, and another copy is read.")
@@ -39,14 +40,13 @@ class FileSettings(StoreSettings, frozen=True, kw_only=True):
 
 
 class FileStore:
-    """A directory of image files, each reachable by the node that wrote it."""
+    """A directory of image files, each reachable by the node that wrote it, or by all where the directory is shared."""
 
     Settings = FileSettings
-    local = True
 
     def __init__(self, name: str, settings: FileSettings) -> None:
         """Raises StartError when the directory cannot be made or written to."""
-        self.name, self.settings = name, settings
+        self.name, self.settings, self.local = name, settings, not settings.shared
         self.path = Path(settings.path).absolute()
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)

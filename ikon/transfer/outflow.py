@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import blake3
+import msgspec
 from sqlalchemy import Connection
 
 from ikon import log, metrics
@@ -60,6 +61,15 @@ class Outflow:
         """Read from the database for a download: a few at a time, so that a crowd of them does not stand before everyone else there."""
         async with self._looking_up:
             return await self._db.read(fn, *args, **kwargs)
+
+    @contextlib.asynccontextmanager
+    async def reading_staged(self, image: Image, staged: Copy) -> AsyncIterator["Reader"]:
+        """A reader of data that is not an image's yet."""
+        reader = Reader(self, self._db, self._stores, msgspec.structs.replace(image, digests=staged.id, size=staged.size), [staged])
+        try:
+            yield reader
+        finally:
+            reader.close()
 
     @contextlib.asynccontextmanager
     async def reading(self, image: Image, found: Sequence[Copy], prefer: Sequence[str]) -> AsyncIterator["Reader"]:

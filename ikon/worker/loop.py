@@ -11,13 +11,16 @@ from ikon.db import images, jobs
 from ikon.kit import Kit
 from ikon.model.job import ANY, Job, Limits, is_worn_out, may_try_again, node_queue, retry_in_s
 from ikon.problems import OutcomeUnknown, Problem, Unavailable
-from ikon.worker.steps import Change, Kind, Step, Stopped
+from ikon.steps.base import Change, Step, Stopped
+from ikon.worker.kinds import Kind
 
 #: Seconds between looks without a ring, and between two records of progress.
 LOOK_S, PROGRESS_S = 10.0, 3.0
 #: Jobs that are queued again at one look.
 SWEPT = 200
 TAKEN_AWAY = "taken away"
+CANCELLED = Problem("It was cancelled.")
+WORN_OUT = Problem("The processes that worked on it ended too often while they did.")
 
 
 class Running:
@@ -50,7 +53,7 @@ class Running:
         number, last = self.job.step + 1, len(self.left) == 1
         await self._kit.lease.held()
         try:
-            after = await self._kit.db.write(_end_step, self.job, number, change, self.kind if last else None)
+            after = await self._kit.db.write(_end_step, self.job, number, change, last=last)
         except OutcomeUnknown:
             after = await self._kit.db.read(jobs.get, self.job.id)
             if after is None or after.step < number:
@@ -127,7 +130,7 @@ class Worker:
         job = running.job
         try:
             if job.cancel or is_worn_out(job):
-                await self._give_up(running, "cancelled" if job.cancel else "failed", job.reason or "it ended its workers too often")
+                await self._give_up(running, CANCELLED if job.cancel else WORN_OUT)
             else:
                 while running.left:
                     await running.left[0].run(self._kit, running)
@@ -152,7 +155,7 @@ class Worker:
                 in_s = retry_in_s(job.failures + 1) * self._random.uniform(0.75, 1.25)
                 await self._kit.db.write(jobs.put_off, job, str(problem), in_s)
             else:
-                await self._give_up(running, "failed", str(problem))
+                await self._give_up(running, problem)
         except Problem as error:
             log.get().warning("job left as it is", job=job.id, because=str(error))  # the heartbeat hands it back
 
@@ -160,23 +163,23 @@ class Worker:
         """Somebody has cancelled the job, or taken it away, or this process ends."""
         try:
             if running.stopped == "cancelled":
-                await self._give_up(running, "cancelled", "cancelled")
+                await self._give_up(running, CANCELLED)
             elif running.stopped != TAKEN_AWAY:
                 await self._kit.db.write(jobs.hand_back, running.job)
         except Problem as error:
             log.get().warning("job left as it is", job=running.job.id, because=str(error))
 
-    async def _give_up(self, running: Running, state: str, reason: str) -> None:
+    async def _give_up(self, running: Running, why: Problem) -> None:
         """Undo what was done, the step at hand included, and end the job."""
         running.stopped = None
         for step in reversed(running.kind.steps(running.job)[: running.job.step + 1]):
             await step.undo(self._kit, running)
         await self._kit.lease.held()
-        await self._kit.db.write(_end, running.job, running.kind, state, reason)
-        log.get().warning("job ended", job=running.job.id, kind=running.job.kind, state=state, because=reason)
+        await self._kit.db.write(_end, running.job, running.kind, why)
+        log.get().warning("job given up", job=running.job.id, kind=running.job.kind, because=str(why))
 
 
-def _end_step(conn: Connection, job: Job, number: int, change: Change, ends: Kind | None) -> Job | None:
+def _end_step(conn: Connection, job: Job, number: int, change: Change, *, last: bool) -> Job | None:
     """Record a finished step with all that it changes, and after the last one the end of the job. None: it is ours no more."""
     _lock_image(conn, job)
     held = jobs.lock(conn, job)
@@ -186,19 +189,18 @@ def _end_step(conn: Connection, job: Job, number: int, change: Change, ends: Kin
         return held  # our own commit went through, and its answer was lost
     after = change(conn, job)
     jobs.end_step(conn, job, number, {**job.checkpoint, **after})
-    if ends is not None:
+    if last:
         jobs.finish(conn, job, "done")
-        ends.ended(conn, job, "done", None)
     return jobs.get(conn, job.id)
+
+
+def _end(conn: Connection, job: Job, kind: Kind, why: Problem) -> None:
+    _lock_image(conn, job)
+    if jobs.finish(conn, job, "cancelled" if why is CANCELLED else "failed", reason=str(why)):
+        kind.gave_up(conn, job, why)
 
 
 def _lock_image(conn: Connection, job: Job) -> None:
     """Images are locked before jobs, as by whoever enqueues and cancels."""
     if job.image_id is not None:
         images.lock(conn, job.image_id)
-
-
-def _end(conn: Connection, job: Job, kind: Kind, state: str, reason: str) -> None:
-    _lock_image(conn, job)
-    if jobs.finish(conn, job, state, reason=reason):
-        kind.ended(conn, job, state, reason)

@@ -16,10 +16,11 @@ from ikon.db.engine import make_engine
 from ikon.kit import Kit
 from ikon.model import job as model
 from ikon.model.job import Job, Limits, New
-from ikon.problems import BadValue, StoreDown
+from ikon.problems import BadValue, Problem, StoreDown
 from ikon.queue import new_id
+from ikon.steps.base import Change, Step, Work
+from ikon.worker.kinds import Kind
 from ikon.worker.loop import Worker
-from ikon.worker.steps import Change, Kind, Step, Work
 from tests.contract.test_verbs_databases import kit_on
 
 NONE = Limits()
@@ -129,7 +130,7 @@ class Note:
 
 
 class Notes:
-    """A kind of job whose end is an event row too."""
+    """A kind of job whose giving up is an event row too."""
 
     def __init__(self, *steps: Note) -> None:
         self._steps = steps
@@ -137,8 +138,8 @@ class Notes:
     def steps(self, job: Job) -> Sequence[Step]:
         return self._steps
 
-    def ended(self, conn: Connection, job: Job, state: str, reason: str | None) -> None:
-        conn.execute(sa.insert(tables.events).values(image_id=job.id, version=0, at=0, kind=state, detail=reason))
+    def gave_up(self, conn: Connection, job: Job, why: Problem) -> None:
+        conn.execute(sa.insert(tables.events).values(image_id=job.id, version=0, at=0, kind="gave up", detail=str(why)))
 
 
 def notes(conn: Connection, job_id: str) -> list[str]:
@@ -179,7 +180,7 @@ async def test_steps_run_in_order_and_end_with_what_they_change(kit: Kit) -> Non
     async with working(kit, Notes(Note("first", []), Note("second", []))) as worker:
         job = await settled(kit, worker, await put(kit, wanted()), "done")
     assert job.checkpoint == {"first": 1, "second": 1}
-    assert await kit.db.read(notes, job.id) == ["first", "second", "done"]
+    assert await kit.db.read(notes, job.id) == ["first", "second"]
 
 
 async def test_what_may_go_better_later_is_tried_again_from_the_step_that_failed(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,7 +198,7 @@ async def test_what_cannot_go_better_ends_the_job_with_its_reason_and_is_undone(
         job = await settled(kit, worker, await put(kit, wanted()), "failed")
     assert job.reason == "this is not an image"
     assert (first.undone, second.undone, third.undone) == (1, 1, 0)
-    assert await kit.db.read(notes, job.id) == ["first", "failed"]
+    assert await kit.db.read(notes, job.id) == ["first", "gave up"]
 
 
 async def test_a_mistake_of_the_program_is_tried_again_and_then_given_up(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +238,7 @@ async def test_a_worker_that_stops_hands_its_jobs_to_the_next_one(kit: Kit) -> N
     async with working(kit, Notes(Note("never", []), Note("second", []))) as worker:
         job = await settled(kit, worker, job_id, "done")
     assert job.checkpoint == {"first": 1, "second": 2}
-    assert await kit.db.read(notes, job_id) == ["first", "second", "done"]
+    assert await kit.db.read(notes, job_id) == ["first", "second"]
 
 
 async def test_a_job_that_was_taken_away_is_let_go_without_a_trace(kit: Kit) -> None:

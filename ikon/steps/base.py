@@ -1,6 +1,6 @@
-"""What a kind of job is made of: steps that can be repeated and undone, and what its end means to an image."""
+"""What a step of a job is: work that can be repeated and undone, in whichever process goes on with the job."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from sqlalchemy import Connection
@@ -41,13 +41,3 @@ class Step(Protocol):
 
     async def undo(self, kit: Kit, work: Work) -> None:
         """Leave nothing of it behind, whether it had ended, begun or neither."""
-
-
-class Kind(Protocol):
-    """A kind of job."""
-
-    def steps(self, job: Job) -> Sequence[Step]:
-        """What is done, in order."""
-
-    def ended(self, conn: Connection, job: Job, state: str, reason: str | None) -> None:
-        """What the end of a job ("done", "failed", "cancelled") changes, in the transaction that ends it."""
