@@ -15,12 +15,14 @@ import uvicorn
 
 from ikon import log
 from ikon.api.door import Door
-from ikon.api.protocol import Limits, protocol_class
+from ikon.api.protocol import Limits as HttpLimits
+from ikon.api.protocol import protocol_class
 from ikon.config import MIB, Settings
 from ikon.db import schema, usage
 from ikon.db.engine import Database, make_engine
 from ikon.db.lease import Lease, lock_file
 from ikon.kit import Kit
+from ikon.model.job import Limits
 from ikon.passwords import Passwords
 from ikon.periodic import base, heartbeat, reaper
 from ikon.problems import Problem, StartError
@@ -28,6 +30,8 @@ from ikon.queue import Queue
 from ikon.stores.registry import open_stores
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
+from ikon.worker.handlers.imports import KINDS
+from ikon.worker.loop import Worker
 
 #: Seconds that undoing and saying goodbye may take when the server ends.
 FAREWELL_S = 5.0
@@ -171,6 +175,8 @@ async def _serve(settings: Settings, listening: list[socket.socket], began: floa
     async with open_kit(settings) as kit, asyncio.TaskGroup() as group:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(reaper.take_over_lost(kit), TAKE_OVER_S)
+        worker = Worker(kit, KINDS, settings.jobs.slots, Limits(settings.jobs.per_project, settings.jobs.per_store))
+        working = group.create_task(worker.run())
         tasks = [
             group.create_task(base.every(heartbeat.EVERY_S, kit, heartbeat.run_once)),
             group.create_task(base.every(reaper.EVERY_S, kit, reaper.run_once, role=f"reaper@{settings.node}")),
@@ -179,7 +185,9 @@ async def _serve(settings: Settings, listening: list[socket.socket], began: floa
         gc.freeze()  # a full collection looked at 60,000 lasting objects each time, some 30 ms in which nobody is served
         log.get().info("serving", listen=settings.listen, data=settings.data, started_in_ms=round(1000 * (time.monotonic() - began)))
         await server.serve(sockets=listening)
-        for task in tasks:
+        worker.stop()
+        await asyncio.wait([working], timeout=FAREWELL_S)
+        for task in (*tasks, working):
             task.cancel()
         if unfinished := server.server_state.tasks:  # told to end when the grace time was over: they undo what they had begun
             for request in unfinished if server.force_exit else ():
@@ -190,7 +198,7 @@ async def _serve(settings: Settings, listening: list[socket.socket], began: floa
 
 def _uvicorn(settings: Settings, app: Door) -> uvicorn.Config:
     http = settings.http
-    limits = Limits(
+    limits = HttpLimits(
         header_timeout_s=http.header_timeout_s,
         header_bytes=http.header_bytes,
         url_bytes=http.url_bytes,

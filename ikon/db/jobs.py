@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from ikon.db import instances, missing, tables
 from ikon.db.engine import now_ms_sql
 from ikon.model.job import ENDED, Job, Limits, New
+from ikon.problems import BadValue
 
 t = tables.jobs
 limits_t = tables.job_limits
@@ -151,11 +152,21 @@ def of_image(conn: Connection, image_id: str) -> list[Job]:
     return [_job(row) for row in conn.execute(sa.select(*COLUMNS).where(t.c.image_id == image_id).order_by(t.c.created, t.c.id))]
 
 
-def page(conn: Connection, after: str | None, limit: int, **equal: str) -> list[Job]:
-    """Jobs by id, newest first, since ids begin with their time; those with these values in columns."""
+def page(
+    conn: Connection, marker: str | None, limit: int, states: Sequence[str] | None, equal: dict[str, str], *, ascending: bool
+) -> list[Job]:
+    """Jobs behind the marker in order of their ids, which begin with their time; in these states, with these values in columns.
+
+    Raises BadValue for a marker that is no job.
+    """
     query = sa.select(*COLUMNS).where(*(t.c[name] == value for name, value in equal.items()))
-    query = query.where(t.c.id < after) if after else query
-    return [_job(row) for row in conn.execute(query.order_by(t.c.id.desc()).limit(limit))]
+    if states is not None:
+        query = query.where(t.c.state.in_(states))
+    if marker is not None:
+        if get(conn, marker) is None:
+            raise BadValue(f"No task found with ID {marker}")
+        query = query.where(t.c.id > marker if ascending else t.c.id < marker)
+    return [_job(row) for row in conn.execute(query.order_by(t.c.id if ascending else t.c.id.desc()).limit(limit))]
 
 
 def held(conn: Connection, me: str) -> list[Held]:

@@ -1,5 +1,6 @@
 """Requests to import data into an image: what a body may say, and which image may be imported into in which way."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -26,7 +27,7 @@ class Request(Struct, frozen=True):
     interface: str = "public"
 
 
-def parse(body: Any, header_store: str | None, offered: list[str]) -> Request:
+def parse(body: Any, header_store: str | None, offered: Sequence[str]) -> Request:
     """Read an import request. header_store: X-Image-Meta-Store. offered: methods of this service.
 
     Raises BadRequest naming the field.

@@ -110,7 +110,7 @@ def parse(params: list[tuple[str, str]], page: int, page_max: int) -> Listing:
         filters=tuple(filters),
         sorts=_sorts(params),
         marker=last.get("marker"),
-        limit=_limit(last.get("limit"), page, page_max),
+        limit=page_limit(last.get("limit"), page, page_max),
         **found,
     )
 
@@ -126,7 +126,8 @@ def boolean(name: str, value: str) -> bool:
     return value.lower() == "true"
 
 
-def _limit(given: str | None, page: int, page_max: int) -> int:
+def page_limit(given: str | None, page: int, page_max: int) -> int:
+    """Entries on a page: `page` when none are named, `page_max` at most. Raises BadValue."""
     if given is None:
         return page
     try:

@@ -1,7 +1,6 @@
 """Import: data is staged or fetched, and a durable job brings it into stores."""
 
 from collections.abc import AsyncIterable
-from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
@@ -11,9 +10,10 @@ from ikon.context import Context
 from ikon.db import copies, events, images, jobs
 from ikon.db.copies import Copy
 from ikon.kit import Kit
-from ikon.model.image import Image, Importing
+from ikon.model.image import UUID, Image, Importing
 from ikon.model.imports import COPY, DIRECT, Request, require_ready
 from ikon.model.job import ANY, BACKGROUND, USER, Job, New, node_queue
+from ikon.model.tasks import Tasks
 from ikon.problems import BadRequest, Conflict, ImageTooLarge, NotFound, OutcomeUnknown
 from ikon.queue import new_id
 from ikon.service.data import new_attempt, record
@@ -130,7 +130,18 @@ def _tasks(conn: Connection, ctx: Context, image_id: str) -> list[Job]:
     return jobs.of_image(conn, image_id)
 
 
-def let_go(conn: Connection, image: Image, job: Job, status: str, **changes: Any) -> Image:
-    """Take a locked image out of an import that has ended."""
-    failed = changes.pop("failed", [])
-    return images.save(conn, image, msgspec.structs.replace(image, status=status, importing=Importing(None, [], failed), **changes))
+async def all_tasks(kit: Kit, ctx: Context, asked: Tasks) -> list[Job]:
+    """A page of all jobs, for administrators. Raises Forbidden, BadValue for an unknown marker."""
+    policy.require(ctx, "tasks_api_access")
+    if asked.nothing or not asked.limit:
+        return []
+    return await kit.db.read(jobs.page, asked.marker, asked.limit, asked.states, asked.equal, ascending=asked.ascending)
+
+
+async def task(kit: Kit, ctx: Context, job_id: str) -> Job:
+    """One job, for administrators. Raises Forbidden, NotFound."""
+    policy.require(ctx, "tasks_api_access")
+    found = await kit.db.read(jobs.get, job_id) if UUID.fullmatch(job_id) else None
+    if found is None:
+        raise NotFound(f"Could not find task {job_id}")
+    return found

@@ -14,8 +14,8 @@ from ikon.problems import OutcomeUnknown, Problem, Unavailable
 from ikon.steps.base import Change, Step, Stopped
 from ikon.worker.kinds import Kind
 
-#: Seconds between looks without a ring, and between two records of progress.
-LOOK_S, PROGRESS_S = 10.0, 3.0
+#: Seconds between looks without a ring, and between two looks after the jobs at work.
+LOOK_S, BEAT_S = 10.0, 3.0
 #: Jobs that are queued again at one look.
 SWEPT = 200
 TAKEN_AWAY = "taken away"
@@ -83,6 +83,7 @@ class Worker:
     async def run(self) -> None:
         """Work until `stop`, then hand back what is not finished."""
         async with asyncio.TaskGroup() as group:
+            beat = group.create_task(self._beat())
             while not self._stopping:
                 try:
                     await self._look(group)
@@ -91,6 +92,7 @@ class Worker:
                 await self._kit.queue.wait(LOOK_S * self._random.uniform(0.7, 1.3))
             for running in self._running.values():
                 running.stop("this process stops")
+            beat.cancel()
 
     def stop(self) -> None:
         """Take no more jobs, and end those that run where another process can go on."""
@@ -107,6 +109,14 @@ class Worker:
                 return
             running = self._running[job.id] = Running(self._kit, job, self._kinds[job.kind])
             running.task = group.create_task(self._carry_out(running))
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            try:
+                await self.heartbeat()
+            except Problem as problem:
+                log.get().warning("jobs not looked after", because=str(problem))
 
     async def heartbeat(self) -> None:
         """Learn which jobs were cancelled or taken away, hand back those that nobody here runs, and record progress."""

@@ -12,6 +12,7 @@ from ikon.problems import ImageRefused, Problem
 from ikon.steps.base import Step
 from ikon.steps.store import Store, context
 from ikon.stores.registry import STAGING
+from ikon.worker.kinds import Kind
 
 
 class Import:
@@ -61,4 +62,4 @@ class CopyImage:
         events.add(conn, context(job), "image.import.failed", image, str(why))
 
 
-KINDS = {"import": Import(), "copy": CopyImage()}
+KINDS: dict[str, Kind] = {"import": Import(), "copy": CopyImage()}
