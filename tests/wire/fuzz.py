@@ -36,7 +36,7 @@ WORDS = [
     "accepted",
     "one",
 ]
-METHODS = ["GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "PATCH", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
+METHODS = ["GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "PATCH", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "BREW"]
 PATHS = [
     "/v2/images", "/v2/images", "/v2/images", "/v2/images/{id}", "/v2/images/{id}", "/v2/images/{id}/file", "/v2/images/{id}/actions/{odd}", "/v2/images/{id}/actions/deactivate",
     "/v2/stores/{odd}/{id}", "/v2/stores/one/{id}", "/v2/info/{odd}", "/v2/info/stores/detail", "/v2/schemas/{odd}", "/v2/schemas/image", "/ikon/v1/images/{id}/copies",
