@@ -14,8 +14,9 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import uvicorn
 
 from ikon import log
+from ikon.api.deadlines import Limits
 from ikon.api.door import Door
-from ikon.api.protocol import Limits, protocol_class
+from ikon.api.protocol import protocol_class
 from ikon.config import MIB, Settings
 from ikon.db import schema, usage
 from ikon.db.engine import Database, make_engine

@@ -36,7 +36,7 @@ WORDS = [
     "accepted",
     "one",
 ]
-METHODS = ["GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "PATCH", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
+METHODS = ["GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "PATCH", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "BREW"]
 PATHS = [
     "/v2/images", "/v2/images", "/v2/images", "/v2/images/{id}", "/v2/images/{id}", "/v2/images/{id}/file", "/v2/images/{id}/actions/{odd}", "/v2/images/{id}/actions/deactivate",
     "/v2/images/{id}/members", "/v2/images/{id}/members", "/v2/images/{id}/members/{odd}", "/v2/images/{id}/members/x", "/v2/images/{id}/tags/{odd}", "/v2/images/{id}/tags/x",

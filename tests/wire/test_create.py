@@ -348,6 +348,7 @@ def test_what_the_server_keeps_to_itself_is_reserved(ikon: Ikon, field: str, val
     assert answer.status in (400, 403)
     assert field in answer.message
     assert value != "x" or answer.message == f"Attribute '{field}' is reserved."
+    assert (field, value) != ("locations", []) or answer.status == 403
 
 
 @pytest.mark.parametrize("value", [None, 1, 1.5, True, [], ["x"], {}, {"a": "b"}])
@@ -369,7 +370,7 @@ def test_images_that_an_image_needs_are_named_by_id(ikon: Ikon, field: str) -> N
     refused(ikon, {field: "vmlinuz"}, 400, field)
     image_id = str(uuid.uuid4())
     assert ikon.create(**{field: image_id})[field] == image_id
-    assert ikon.try_create({field: None}).status == 201
+    assert field not in ikon.create(**{field: None})
 
 
 def test_only_so_many_properties_and_tags_are_taken(ikon: Ikon) -> None:
