@@ -4,12 +4,13 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ikon import log, metrics
-from ikon.api import data, discovery, errors, images, info
+from ikon.api import data, discovery, errors, images, info, members, tags
 from ikon.api.auth import Identity
 from ikon.api.request import Request
 from ikon.context import new_request_id
@@ -30,18 +31,25 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v2/images/{id}": {"GET": images.show, "PATCH": images.update, "DELETE": images.delete},
     "/v2/images/{id}/file": {"GET": data.download, "PUT": data.upload},
     "/v2/images/{id}/actions/{action}": {"POST": images.act},
+    "/v2/images/{id}/members": {"GET": members.browse, "POST": members.share},
+    "/v2/images/{id}/members/{project}": {"GET": members.show, "PUT": members.answer, "DELETE": members.remove},
+    "/v2/images/{id}/tags/{tag}": {"PUT": tags.add, "DELETE": tags.remove},
     "/v2/stores/{store}/{id}": {"DELETE": info.remove_from_store},
     "/v2/info/import": {"GET": info.import_methods},
     "/v2/info/stores": {"GET": info.stores},
     "/v2/info/stores/detail": {"GET": info.stores_detail},
     "/v2/schemas/image": {"GET": info.schema_image},
     "/v2/schemas/images": {"GET": info.schema_images},
+    "/v2/schemas/member": {"GET": info.schema_member},
+    "/v2/schemas/members": {"GET": info.schema_members},
     "/ikon/v1/images/{id}/copies": {"POST": info.copy_to_store},
 }
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
 #: A request id that a client sends is taken over in this form, so that nothing else gets into headers and logs.
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]+")
 REQUEST_ID_LENGTH = 64
+#: What stands, after decoding, for bytes of a path that are no UTF-8.
+NO_TEXT = re.compile("[\udc80-\udcff]")
 
 
 class Route:
@@ -57,21 +65,22 @@ class Tree:
     """Routes by segment: a look-up costs one step for each segment, however many routes there are."""
 
     def __init__(self, routes: dict[str, dict[str, Handler]]) -> None:
-        self._root: dict[str, Any] = {}
+        self._root: dict[str | None, Any] = {}  # by segment, "*" for any one; under None the route that ends here
         for pattern, handlers in routes.items():
             node = self._root
             for part in pattern.split("/"):
                 node = node.setdefault("*" if part.startswith("{") else part, {})
-            node["/"] = Route(pattern, handlers)
+            node[None] = Route(pattern, handlers)
 
     def find(self, parts: list[str]) -> Route | None:
         """The route of a path, given in segments."""
         node = self._root
         for part in parts:
-            node = node.get(part) if part in node and part != "*" else node.get("*") if part else None  # type: ignore[assignment]
+            named = part and not NO_TEXT.search(part)
+            node = node.get(part) if part in node and part != "*" else node.get("*") if named else None  # type: ignore[assignment]
             if node is None:
                 return None
-        return node.get("/")
+        return node.get(None)
 
 
 class Door:
@@ -125,11 +134,14 @@ class Door:
         metrics.took(pattern).observe(time.perf_counter() - began)
 
     def _segments(self, request: Request) -> list[str]:
-        """The path's segments, its first one empty: repeated slashes count once, and every version we list is /v2."""
-        path: str = request.scope["path"]
+        """The path's segments, its first one empty: repeated slashes count once, and every version we list is /v2.
+
+        Each is decoded once and by itself, so that a slash that was encoded parts nothing.
+        """
+        path: str = request.scope["raw_path"].decode("ascii")
         while "//" in path:
             path = path.replace("//", "/")
-        parts = path.split("/")
+        parts = [unquote(part, errors="surrogateescape") for part in path.split("/")]
         if len(parts) > 1 and parts[1] in discovery.MINORS:
             parts[1] = "v2"
         if "application/vnd.openstack.images-v2" in request.headers.get("accept", "") and parts[1:2] != ["v2"]:

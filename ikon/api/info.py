@@ -72,3 +72,15 @@ async def schema_images(request: Request) -> Response:
     """GET /v2/schemas/images: the JSON schema of a list."""
     request.refuse_body()
     return json(schemas.IMAGES)
+
+
+async def schema_member(request: Request) -> Response:
+    """GET /v2/schemas/member: the JSON schema of a project that an image is shared with."""
+    request.refuse_body()
+    return json(schemas.MEMBER)
+
+
+async def schema_members(request: Request) -> Response:
+    """GET /v2/schemas/members: the JSON schema of a list of them."""
+    request.refuse_body()
+    return json(schemas.MEMBERS)
