@@ -2,11 +2,10 @@
 
 from typing import Any, get_args
 
-from ikon.model.image import UUID, ContainerFormat, DiskFormat, Visibility
-from ikon.model.member import Status
+from ikon.model.image import UUID, ContainerFormat, DiskFormat, Status, Visibility
+from ikon.model.member import Status as MemberStatus
 
 UUID_PATTERN = f"^{UUID.pattern}$"
-STATUSES = ["queued", "saving", "uploading", "importing", "active", "deactivated", "killed", "deleted", "pending_delete"]
 
 
 def _text(description: str, most: int | None = 255, *, null: bool = True, read_only: bool = False, **more: Any) -> dict[str, Any]:
@@ -47,7 +46,7 @@ IMAGE: dict[str, Any] = {
     "properties": {
         "id": {"type": "string", "description": "Identifier of the image, a UUID", "pattern": UUID_PATTERN},
         "name": _text("Name for people; need not be unique"),
-        "status": _text("Where the image is in its life", None, null=False, read_only=True, enum=STATUSES),
+        "status": _text("Where the image is in its life", None, null=False, read_only=True, enum=list(get_args(Status))),
         "visibility": _text("Who can see the image", None, null=False, enum=list(get_args(Visibility))),
         "protected": {"type": "boolean", "description": "Whether deleting the image is refused"},
         "os_hidden": {"type": "boolean", "description": "Whether the image is left out of the default list"},
@@ -104,7 +103,7 @@ MEMBER: dict[str, Any] = {
         "image_id": {"type": "string", "description": "Identifier of the image, a UUID", "pattern": UUID_PATTERN},
         "created_at": {"type": "string", "description": "When the image was shared"},
         "updated_at": {"type": "string", "description": "When the project last answered"},
-        "status": {"type": "string", "description": "What the project has answered", "enum": list(get_args(Status))},
+        "status": {"type": "string", "description": "What the project has answered", "enum": list(get_args(MemberStatus))},
         "schema": {"type": "string", "readOnly": True},
     },
 }
