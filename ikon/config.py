@@ -45,6 +45,24 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     list_s: Annotated[Seconds, Meta(description="Seconds after which a list that finds too little is given up with 503.")] = 10.0
 
 
+class Formats(Struct, frozen=True, forbid_unknown_fields=True):
+    """What the bytes of an image may be. What each format is refused for: docs/how-to/upload-in-every-format.md."""
+
+    require_match: Annotated[bool, Meta(description="Refuse data that is not of the image's disk_format and container_format.")] = True
+    raw_means_raw: Annotated[
+        bool, Meta(description="Refuse recognised other formats (qcow2, LUKS, gzip ...) as raw; otherwise safe ones pass.")
+    ] = False
+    virtual_size_max_gib: Annotated[int, Meta(ge=1, le=1 << 32, description="GiB of the largest disk that an image may describe.")] = 65536
+    vmdk_allowed_types: Annotated[
+        list[str], Meta(description="createTypes that a VMDK may have; one that is not a single sparse extent is refused all the same.")
+    ] = field(default_factory=lambda: ["streamOptimized", "monolithicSparse"])
+    qcow2_extended_l2: Annotated[bool, Meta(description="Allow qcow2 images with extended L2 entries (subclusters).")] = False
+    qcow2_encrypted: Annotated[bool, Meta(description="Allow qcow2 images that are encrypted inside.")] = False
+    gpt_strict: Annotated[
+        bool, Meta(description="Refuse a GPT disk whose protective MBR has further partitions or does not span the disk.")
+    ] = True
+
+
 class Http(Struct, frozen=True, forbid_unknown_fields=True):
     """How long and how much the server waits for a client."""
 
@@ -99,6 +117,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     log_format: Annotated[Literal["text", "json"], Meta(description='"text": key=value lines; "json": one object a line.')] = "text"
     quota: Annotated[Quota, Meta(description="What one project may hold.")] = Quota()
     limits: Annotated[Limits, Meta(description="Bounds on single requests and images.")] = Limits()
+    formats: Annotated[Formats, Meta(description="What the bytes of an image may be.")] = field(default_factory=Formats)
     http: Annotated[Http, Meta(description="How long and how much the server waits for a client.")] = Http()
 
     @property

@@ -16,6 +16,7 @@ SECONDS = Histogram(
 RECEIVED = Counter("ikon_image_bytes_received", "Bytes of image data taken in")
 SENT = Counter("ikon_image_bytes_sent", "Bytes of image data sent")
 UPLOADS_UNDONE = Counter("ikon_uploads_undone", "Uploads that did not end well, and were undone")
+REFUSED = Counter("ikon_images_refused", "Uploads refused for what is in their bytes", ["why"])
 SUSPECT = Counter("ikon_copies_suspect", "Copies found to give wrong or missing bytes")
 REAPED = Counter("ikon_copies_reaped", "Copies whose bytes the reaper removed", ["why"])
 BUFFERED = Gauge("ikon_buffered_bytes", "Bytes of image data in memory on their way in")

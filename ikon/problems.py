@@ -144,6 +144,24 @@ class UnsupportedMediaType(Problem):
     status, title = 415, "Unsupported media type"
 
 
+class ImageRefused(Problem):
+    """The image's data is not taken for what is in it."""
+
+    status, title = 415, "Image is refused"
+
+
+class FormatMismatch(ImageRefused):
+    """The image's data is not what its disk_format or container_format says."""
+
+    title = "Format does not match"
+
+
+class UnsafeImage(ImageRefused):
+    """Image failed safety checks."""
+
+    title = "Image is not safe"
+
+
 class RangeNotSatisfiable(Problem):
     """The range requested is not available."""
 

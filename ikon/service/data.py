@@ -11,6 +11,7 @@ from ikon import log, policy, quota
 from ikon.context import Context
 from ikon.db import copies, events, images
 from ikon.db.copies import Copy
+from ikon.formats.inspector import Inspector
 from ikon.kit import Kit
 from ikon.model.image import FORMATS, Image
 from ikon.problems import BadRequest, BadValue, Forbidden, ImageTooLarge, OutcomeUnknown, QuotaExceeded
@@ -26,15 +27,17 @@ GROW = 64 << 20
 async def upload(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[bytes], *, store: str | None, size: int | None) -> None:
     """Write an image's bytes to one store and make the image active. size: bytes that the client announced, None when it did not.
 
-    Raises ImageNotFound, Forbidden, BadValue, StatusConflict, ImageTooLarge, QuotaExceeded, StoreFull, StoreDenied, StoreDown, ClientGone,
-    ImageDeleted. When it fails the image is queued again with the reason; what the store kept is named by a copies row until it is gone.
+    Raises ImageNotFound, Forbidden, BadValue, StatusConflict, ImageTooLarge, QuotaExceeded, FormatMismatch, UnsafeImage, StoreFull,
+    StoreDenied, StoreDown, ClientGone, ImageDeleted. When it fails the image is queued again with the reason; what the store kept is named
+    by a copies row until it is gone.
     """
     attempt = new_attempt(kit, image_id, kit.stores.choose(store))
     most = kit.settings.limits.image_bytes
     async with kit.intake.undoing(ctx, attempt):
-        copy = await kit.db.write(_begin, ctx, attempt, record(kit, attempt, size or 0), size, most, kit.settings.quota.bytes)
+        image, copy = await kit.db.write(_begin, ctx, attempt, record(kit, attempt, size or 0), size, most, kit.settings.quota.bytes)
         grow = _grower(kit, copy) if size is None and kit.settings.quota.bytes else None
-        facts = await kit.intake.take_in(attempt, blocks, Bounds(size, most), grow)
+        inspector = Inspector(image.disk_format or "", image.container_format or "", kit.settings.formats)
+        facts = await kit.intake.take_in(attempt, blocks, Bounds(size, most), inspector, grow)
         await kit.lease.held()
         try:
             await kit.db.write(_finish, ctx, attempt, facts, kit.lease.id, kit.settings.quota.bytes)
@@ -70,7 +73,7 @@ def record(kit: Kit, attempt: Attempt, reserved: int) -> Copy:
     )
 
 
-def _begin(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: int | None, most: int, limit: int) -> Copy:
+def _begin(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: int | None, most: int, limit: int) -> tuple[Image, Copy]:
     image = reachable(conn, ctx, attempt.image_id, lock=True)
     policy.require(ctx, "upload_image", image)
     missing = [name for name in FORMATS if getattr(image, name) is None]
@@ -83,7 +86,7 @@ def _begin(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: i
     copies.intend(conn, copy)  # the row before the bytes: docs/design/invariants.md, 1
     events.add(conn, ctx, "image.prepare", image)
     quota.charge(conn, copy.project, copy.reserved, limit)
-    return copy
+    return image, copy
 
 
 def _grower(kit: Kit, copy: Copy) -> Callable[[int], Awaitable[int]]:
@@ -119,6 +122,7 @@ def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, me: 
         "saving",
         "active",
         size=facts.size,
+        virtual_size=facts.verdict.virtual_size if facts.verdict else None,
         checksum=facts.checksum,
         os_hash_algo=facts.os_hash_algo,
         os_hash_value=facts.os_hash_value,
@@ -126,7 +130,7 @@ def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, me: 
         reason=None,
         stores=[attempt.store],
     )
-    events.add(conn, ctx, "image.activate", image)
+    events.add(conn, ctx, "image.activate", image, f"the data is {facts.verdict.format}" if facts.verdict else None)
     if facts.size != copy.reserved:
         quota.charge(conn, copy.project, facts.size - copy.reserved, limit)
 

@@ -18,8 +18,9 @@ from ikon.db import copies, events, images, usage
 from ikon.db.copies import Copy
 from ikon.db.engine import Database
 from ikon.db.lease import Lease
+from ikon.formats.inspector import Inspector, Verdict
 from ikon.model.image import Image
-from ikon.problems import BadRequest, ImageDeleted, ImageTooLarge, Problem, Unavailable
+from ikon.problems import BadRequest, ImageDeleted, ImageRefused, ImageTooLarge, Problem, Unavailable
 from ikon.stores.base import Buffer, Writer
 from ikon.stores.registry import Stores
 from ikon.threads import Pool, outcome
@@ -37,12 +38,13 @@ SECOND_LOOK_S = 600
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What is known of an image once its bytes are stored. size: bytes."""
+    """What is known of an image once its bytes are stored. size: bytes. verdict: None when they were not inspected."""
 
     size: int
     checksum: str
     os_hash_algo: str
     os_hash_value: str
+    verdict: Verdict | None
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -71,6 +73,8 @@ class Intake:
             except BaseException as failure:
                 reason = str(failure) if isinstance(failure, Problem) else "the server stopped, or failed, during the upload"
                 metrics.UPLOADS_UNDONE.inc()
+                if isinstance(failure, ImageRefused):
+                    metrics.REFUSED.labels(type(failure).__name__).inc()
                 taken_away = await outcome(self._undo(ctx, attempt, reason))
                 if taken_away and isinstance(failure, Unavailable):
                     raise taken_away from failure  # what failed, failed because others had removed our file: that is no news for a client
@@ -100,18 +104,27 @@ class Intake:
         )
 
     async def take_in(
-        self, attempt: Attempt, blocks: AsyncIterable[bytes], bounds: Bounds, grow: Callable[[int], Awaitable[int]] | None = None
+        self,
+        attempt: Attempt,
+        blocks: AsyncIterable[bytes],
+        bounds: Bounds,
+        inspector: Inspector | None = None,
+        grow: Callable[[int], Awaitable[int]] | None = None,
     ) -> Facts:
         """Store a stream and make it durable. `grow` is asked for more room when the stream passes what it last returned.
 
-        Raises BadRequest for a length that is not the announced one, ImageTooLarge, QuotaExceeded, StoreFull, StoreDenied, StoreDown,
-        ClientGone, and ImageDeleted when the attempt is stopped meanwhile.
+        inspector: None where the bytes are an image's already. Raises BadRequest for a length that is not the announced one, ImageTooLarge,
+        QuotaExceeded, FormatMismatch, UnsafeImage, StoreFull, StoreDenied, StoreDown, ClientGone, and ImageDeleted when the attempt is
+        stopped meanwhile.
         """
         md5, multihash, block_digests = Md5(), Multihash(), BlockDigests()
+        watchers: list[Inspector | Md5 | BlockDigests] = [md5, block_digests]
+        if inspector:
+            watchers.insert(0, inspector)  # in the same hop to a thread, which costs more than the inspector does
         writer = await outcome(self._begin(attempt, bounds.expected))
 
         async def digest(batch: Sequence[Buffer]) -> None:
-            await self._digests.run(_update_all, (md5, block_digests), batch)
+            await self._digests.run(_update_all, watchers, batch)
             while (full := block_digests.take_gib()) is not None:
                 await self._keep_digests(attempt, gibs, full)
 
@@ -120,13 +133,14 @@ class Intake:
         size = await attempt.unless_stopped(pump.run(_counted(blocks, bounds, grow)))
         if bounds.expected is not None and size != bounds.expected:
             raise BadRequest(f"Size mismatch: expected {bounds.expected} bytes, got {size} bytes")
+        verdict = await self._digests.run(inspector.end) if inspector else None
         if rest := block_digests.rest():
             await self._keep_digests(attempt, gibs, rest)
         await self._lease.held()
         attempt.check()
         await outcome(writer.commit())
         attempt.stored = True
-        return Facts(size, md5.hex(), ALGORITHM, multihash.hex())
+        return Facts(size, md5.hex(), ALGORITHM, multihash.hex(), verdict)
 
     async def _begin(self, attempt: Attempt, size: int | None) -> Writer:
         """Open the attempt's writer. Never abandoned: whoever undoes the attempt has to know what it opened."""
@@ -172,9 +186,9 @@ async def outcome_of(work: Awaitable[None]) -> None:
     await asyncio.shield(asyncio.ensure_future(work))
 
 
-def _update_all(digests: Sequence[Md5 | BlockDigests], batch: Sequence[Buffer]) -> None:
-    for digest in digests:
-        digest.update(batch)
+def _update_all(watchers: Sequence[Inspector | Md5 | BlockDigests], batch: Sequence[Buffer]) -> None:
+    for watcher in watchers:
+        watcher.update(batch)
 
 
 async def _counted(blocks: AsyncIterable[bytes], bounds: Bounds, grow: Callable[[int], Awaitable[int]] | None) -> AsyncIterator[bytes]:

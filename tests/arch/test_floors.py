@@ -9,7 +9,7 @@ HOUSE = Path(__file__).parents[2] / "ikon"
 FLOORS = [
     "problems config context log threads metrics",
     "model",
-    "db stores",
+    "db stores formats",
     "policy quota transfer",
     "kit",
     "service",

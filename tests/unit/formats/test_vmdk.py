@@ -1,0 +1,104 @@
+"""VMDK: a descriptor may not name anything, in any of the ways that a reader might understand."""
+
+import pytest
+
+from ikon.config import Formats
+from tests.unit.formats.made import DESCRIPTOR, SIZE, inspect, put, refusal, streamed_vmdk, vmdk
+
+STREAMED = streamed_vmdk()
+
+
+def changed(old: str, new: str) -> bytes:
+    assert old in DESCRIPTOR
+    return vmdk(DESCRIPTOR.replace(old, new))
+
+
+EXTENT = 'RW 8192 SPARSE "disk.vmdk"'
+
+
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (DESCRIPTOR.encode(), "only a descriptor"),
+        (DESCRIPTOR.lower().encode(), "only a descriptor"),
+        (b"# anything\n\n  # more\nversion=1\n" + b"CID=1\n", "only a descriptor"),
+        (b"version = 3\n", "only a descriptor"),
+        (b"\n \n# Disk DescriptorFile\n", "only a descriptor"),
+        (b"COWD" + bytes(2000), "ESX sparse extent"),
+        *(
+            (vmdk(kind=kind), f"createType '{kind}' is not allowed")
+            for kind in ("monolithicFlat", "vmfs", "fullDevice", "custom", "twoGbMaxExtentSparse", "monolithicsparse", "")
+        ),
+        (changed('createType="{kind}"', ""), "createType '' is not allowed"),
+        (changed('createType="{kind}"', 'createType="monolithicSparse"\ncreateType="monolithicFlat"'), "says createtype twice"),
+        (changed('createType="{kind}"', '# createType="monolithicFlat"\ncreateType="monolithicSparse"'), "says createtype twice"),
+        (changed('createType="{kind}"', 'createType="monolithicSparse"\n CREATETYPE = "monolithicFlat"'), "says createtype twice"),
+        (changed("version=1", "version=1\nversion=1"), "says 'version' twice"),
+        (changed('ddb.adapterType = "ide"', 'ddb.adapterType = "ide"\nddb.ADAPTERTYPE="x"'), "says 'ddb.adaptertype' twice"),
+        (changed(EXTENT, 'RW 8192 FLAT "/etc/passwd" 0'), "an extent is not one sparse extent"),
+        (changed(EXTENT, 'RW 8192 SPARSE "/etc/passwd"'), "an extent names a file elsewhere"),
+        (changed(EXTENT, 'RW 8192 SPARSE "..\\\\x"'), "an extent names a file elsewhere"),
+        (changed(EXTENT, 'RW 8192 SPARSE ""'), "an extent names a file elsewhere"),
+        (changed(EXTENT, 'RDONLY 8192 SPARSE "disk.vmdk"'), "an extent is not one sparse extent"),
+        (changed(EXTENT, "RW 8192 ZERO"), "an extent is not one sparse extent"),
+        (changed(EXTENT, EXTENT + " 0"), "an extent is not one sparse extent"),
+        (changed(EXTENT, f"{EXTENT}\n{EXTENT}"), "the descriptor has 2 extents"),
+        (changed(EXTENT, f'{EXTENT}\n   rw 1 FLAT "/dev/sda" 0'), "the descriptor has 2 extents"),
+        (changed(EXTENT, ""), "the descriptor has 0 extents"),
+        (changed("parentCID=ffffffff", "parentCID=12345678"), "names a parent"),
+        (changed("parentCID=ffffffff", "parentCID=ffffffff\n#parentCID=1"), "says parentcid twice"),
+        (changed("#DDB", 'parentFileNameHint="/etc/passwd"'), "names a parent"),
+        (changed("#DDB", '#parentFileNameHint="/etc/passwd"'), "names a parent"),
+        (changed("#DDB", 'changeTrackPath="x-ctk.vmdk"'), "names a file that tracks changes"),
+        (changed("#DDB", "surprise"), "a line that is not understood: 'surprise'"),
+        (changed("#DDB", "otherKey=1"), "a line that is not understood: 'otherKey=1'"),
+        (changed("#DDB", "#DDB\0version=2"), "something follows the descriptor's end"),
+        (changed("#DDB", '# a\rcreate="x"'), "control characters"),
+        (vmdk("\n" * 5000), "more than 4096 lines"),
+        (put(vmdk(), 12, "<Q", 0), "the descriptor would count alone"),
+        (put(vmdk(), 12, "<Q", 1 << 60), "over the limit"),
+        (put(vmdk(), 28, "<Q", 0), "one extent of several"),
+        (put(vmdk(), 28, "<Q", 1 << 30), "does not lie within the first 512 KiB"),
+        (put(vmdk(), 36, "<Q", (1 << 20) // 512 + 1), "does not lie within the first 512 KiB"),
+        (put(vmdk(), 4, "<I", 4), "version 4 is unknown"),
+        (put(vmdk(), 73, "4s", b"\n\n\n\n"), "damaged by a text conversion"),
+        (put(vmdk(), 77, "<H", 2), "compression 2 is unknown"),
+        (put(vmdk(), 44, "<I", 0), "grain tables of 0 entries"),
+        *((put(vmdk(), 20, "<Q", grain), f"grains of {grain} sectors") for grain in (0, 1, 129, 1 << 40)),
+        (put(vmdk(), 56, "<Q", 0), "the grain directory has no place"),
+        (put(vmdk(), 56, "<Q", 24), "the grain directory lies beyond the end"),
+        (put(vmdk(), 48, "<Q", 1 << 50), "the redundant grain directory lies beyond the end"),
+        (STREAMED[:-512], "the footer is missing"),
+        (STREAMED + bytes(512), "the footer is missing"),
+        (put(STREAMED, -1024 + 12, "<Q", 1), "the footer differs from the header"),
+        (put(STREAMED, -1024 + 28, "<Q", 9), "the footer differs from the header"),
+        (put(STREAMED, -1024 + 56, "<Q", 1 << 40), "the grain directory lies beyond the end"),
+        (put(STREAMED, -1024 + 56, "<Q", (1 << 64) - 1), "the grain directory lies beyond the end"),
+    ],
+)
+@pytest.mark.parametrize("disk_format, container_format", [("vmdk", "bare"), ("raw", "bare"), ("ami", "ami")])
+def test_an_image_is_refused_by_the_rule_whatever_it_is_said_to_be(
+    data: bytes, reason: str, disk_format: str, container_format: str
+) -> None:
+    said = refusal(data, disk_format, container_format)
+
+    assert said.startswith("Image failed safety checks: vmdk: ")
+    assert reason in said
+
+
+@pytest.mark.parametrize(
+    "data",
+    [vmdk(), STREAMED, vmdk(DESCRIPTOR.replace("\n", "\r\n")), vmdk(kind="streamOptimized"), changed("parentCID=ffffffff", "parentCID=FFFFFFFF"),
+     changed("#DDB", 'encoding="UTF-8"\nisNativeSnapshot="no"\nddb.longContentID = "a=b"')],
+)  # fmt: skip
+def test_what_is_one_sparse_extent_is_taken(data: bytes) -> None:
+    assert inspect(data, "vmdk").virtual_size == SIZE
+
+
+def test_the_allowed_types_are_a_setting_that_opens_no_door_to_other_files() -> None:
+    rules = Formats(vmdk_allowed_types=["monolithicSparse", "custom"])
+
+    assert refusal(vmdk(kind="custom"), "vmdk", rules=rules) == ""
+    assert "createType 'streamOptimized' is not allowed" in refusal(STREAMED, "vmdk", rules=rules)
+    assert "only a descriptor" in refusal(DESCRIPTOR.replace("{kind}", "custom").encode(), "vmdk", rules=rules)
+    assert "not one sparse extent" in refusal(vmdk(DESCRIPTOR.replace(EXTENT, 'RW 8192 FLAT "x" 0'), kind="custom"), "vmdk", rules=rules)
