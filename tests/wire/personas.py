@@ -87,8 +87,10 @@ answer for another       queued       shared  PUT     /v2/images/{id}/members/by
 answer for another       queued       other   PUT     /v2/images/{id}/members/bystander           403   403 403   -   -     403 403
 leave                    queued       shared  DELETE  /v2/images/{id}/members/{self}              204   204 403   204 403   -   -
 leave                    queued       other   DELETE  /v2/images/{id}/members/{self}              403   403 403   -   -     403 403
-remove another           queued       shared  DELETE  /v2/images/{id}/members/bystander           204   204 403   404 404   -   -
+remove another           queued       shared  DELETE  /v2/images/{id}/members/bystander           204   204 403   403 403   -   -
 remove another           queued       other   DELETE  /v2/images/{id}/members/bystander           403   403 403   -   -     403 403
+remove no member         queued       shared  DELETE  /v2/images/{id}/members/absent              404   404 403   403 403   -   -
+remove no member         queued       other   DELETE  /v2/images/{id}/members/absent              403   403 403   -   -     403 403
 delete                   active       any     DELETE  /v2/images/{id}                             204   204 403   403 403   403 403
 delete what is kept      protected    any     DELETE  /v2/images/{id}                             403   403 403   403 403   403 403
 """
