@@ -96,4 +96,4 @@ def _delete_sorts(conn: Connection, k: int, gone: list[Sort]) -> None:
     one = f"(t = {mark(conn)} AND v = {mark(conn)} AND k = {mark(conn)})"
     for at in range(0, len(gone), 500):
         part = gone[at : at + 500]
-        _run(conn, f"DELETE FROM sorts WHERE {' OR '.join([one] * len(part))}", [item for t, v in part for item in (t, v, k)])  # noqa: S608
+        _run(conn, f"DELETE FROM sorts WHERE {' OR '.join([one] * len(part))}", [item for t, v in part for item in (t, v, k)])
