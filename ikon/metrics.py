@@ -19,6 +19,7 @@ UPLOADS_UNDONE = Counter("ikon_uploads_undone", "Uploads that did not end well, 
 REFUSED = Counter("ikon_images_refused", "Uploads refused for what is in their bytes", ["why"])
 SUSPECT = Counter("ikon_copies_suspect", "Copies found to give wrong or missing bytes")
 REAPED = Counter("ikon_copies_reaped", "Copies whose bytes the reaper removed", ["why"])
+PASSWORDS_REFUSED = Counter("ikon_passwords_refused", "Passwords that proved nobody, or were not looked at after too many tries", ["why"])
 BUFFERED = Gauge("ikon_buffered_bytes", "Bytes of image data in memory on their way in")
 
 

@@ -77,6 +77,7 @@ RULES: dict[str, Rule] = {
     "deactivate": _in_project("member"),
     "reactivate": _in_project("member"),
     "stores_info_detail": _admin_or_service,
+    "manage_users": _admin,
 }
 
 

@@ -10,8 +10,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ikon import log, metrics
-from ikon.api import data, discovery, errors, images, info, members, tags
+from ikon.api import data, discovery, errors, images, info, members, tags, users
 from ikon.api.auth import Identity
+from ikon.api.cors import Cors
 from ikon.api.request import Request
 from ikon.context import new_request_id
 from ikon.kit import Kit
@@ -42,7 +43,11 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v2/schemas/images": {"GET": info.schema_images},
     "/v2/schemas/member": {"GET": info.schema_member},
     "/v2/schemas/members": {"GET": info.schema_members},
+    "/v2/tenants": {"GET": info.tenants},
     "/ikon/v1/images/{id}/copies": {"POST": info.copy_to_store},
+    "/ikon/v1/users": {"GET": users.browse, "POST": users.add},
+    "/ikon/v1/users/{name}": {"DELETE": users.remove},
+    "/ikon/v1/users/{name}/password": {"PUT": users.set_password},
 }
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
 #: A request id that a client sends is taken over in this form, so that nothing else gets into headers and logs.
@@ -88,7 +93,8 @@ class Door:
 
     def __init__(self, kit: Kit) -> None:
         self._kit = kit
-        self._identity = Identity(kit.settings)
+        self._identity = Identity(kit)
+        self._cors = Cors(kit.settings.cors.allowed_origins)
         self._tree = Tree(ROUTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -103,12 +109,14 @@ class Door:
             if message["type"] == "http.response.start":
                 started = True
                 status[0] = message["status"]
+                message["headers"] = [*message["headers"], *cors]
                 if shows_id:
-                    message["headers"] = [*message["headers"], (b"x-openstack-request-id", request_id.encode())]
+                    message["headers"].append((b"x-openstack-request-id", request_id.encode()))
             await send(message)
 
         scope["ikon.send"] = sending
         status = [0]
+        cors = self._cors.headers(request.method, request.headers)
         parts = self._segments(request)
         shows_id = parts[1:2] in (["v2"], ["ikon"])
         request_id = new_request_id()
@@ -144,9 +152,19 @@ class Door:
         parts = [unquote(part, errors="surrogateescape") for part in path.split("/")]
         if len(parts) > 1 and parts[1] in discovery.MINORS:
             parts[1] = "v2"
-        if "application/vnd.openstack.images-v2" in request.headers.get("accept", "") and parts[1:2] != ["v2"]:
+        if parts[1:2] != ["v2"] and self._means_v2(request, parts):
             parts.insert(1, "v2")
         return parts
+
+    def _means_v2(self, request: Request, parts: list[str]) -> bool:
+        """Whether a client that names no version wants /v2: by its media type, or openstacksdk with `http_basic`.
+
+        That one discovers no version with this kind of authentication, and asks for /images right below the endpoint that it was given.
+        """
+        if "application/vnd.openstack.images-v2" in request.headers.get("accept", ""):
+            return True
+        basic = request.headers.get("authorization", "")[:6].lower() == "basic "
+        return basic and self._tree.find(["", "v2", *parts[1:]]) is not None
 
     async def _answer(self, request: Request, parts: list[str], route: Route | None, request_id: str) -> Response | None:
         if request.method == "OPTIONS":
@@ -154,7 +172,7 @@ class Door:
         if parts == ["", "v2"] and request.method in ("GET", "HEAD"):
             return Response(status_code=302, headers={"Location": f"{request.base_url}v2/"}, media_type="text/plain")
         if parts[1:2] in (["v2"], ["ikon"]):
-            request.ctx = self._identity.context(request.scope, request.headers, request_id)
+            request.ctx = await self._identity.context(request, request_id)
         elif route is None and request.method in ("GET", "HEAD"):
             return await discovery.choices(request)
         if route is None:

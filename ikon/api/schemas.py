@@ -3,7 +3,7 @@
 from typing import Any, get_args
 
 from ikon.model.image import CHOICES, UUID, ContainerFormat, DiskFormat, Status, Visibility
-from ikon.model.member import Status as MemberStatus
+from ikon.model.member import MemberStatus
 
 UUID_PATTERN = f"^{UUID.pattern}$"
 

@@ -59,7 +59,8 @@ class Inspector:
             return
         refusals = self._scan.refusals or (self._archive.refusals if self._archive and self._scan.format == "tar" else [])
         problem: ImageRefused | None = None
-        agrees = self._agrees(ended) or not self._rules.require_match
+        # what is opened as VMDK must be: any text may be a descriptor to who opens it as one
+        agrees = self._agrees(ended) or not (self._rules.require_match or self._disk == "vmdk")
         if not agrees and (not refusals or self._scan.cut_short):
             problem = FormatMismatch(self._mismatch())
         elif refusals:

@@ -1,6 +1,8 @@
 """OVA: a tar archive of an OVF description and its disks. Members are looked at as they pass, each as if it had come alone."""
 
+import html
 import re
+from urllib.parse import unquote
 
 import msgspec
 
@@ -14,8 +16,10 @@ MEMBERS = 64
 NAME = 300
 OVF_BYTES, PAX_BYTES, PADDING = 1 << 20, 64 << 10, 1 << 20
 #: What a pax header may say of a member: nothing that changes which bytes it has, or what it is called.
-PAX = re.compile(rb"(\d+ (mtime|atime|ctime|uid|gid|uname|gname|comment|LIBARCHIVE\.[^=\n]*|SCHILY\.[^=\n]*)=[^\n]*\n)*")
+PAX = re.compile(rb"mtime|atime|ctime|uid|gid|uname|gname|comment|LIBARCHIVE\..*|SCHILY\..*")
 HREF = re.compile(rb"""\bhref\s*=\s*(?:"([^"]*)"|'([^']*)')""", re.IGNORECASE)
+#: Names that mean a file inside the archive, and nothing else, to everyone: no root, no way up, no drive, no URL.
+INSIDE = re.compile(r"(?!\.\.?(/|$))[^/\\:\x00-\x1f]+(/(?!\.\.?(/|$))[^/\\:\x00-\x1f]+)*")
 ENCODINGS = (b"utf-8", b"us-ascii", b"iso-8859-1")
 
 
@@ -50,6 +54,7 @@ class Archive:
         self._left = self._padding = 0  # bytes of the member, and after it, that are yet to come
         self._names: set[str] = set()
         self._hrefs: set[str] | None = None
+        self._headers = 0
         self._zeros = 0  # empty headers in a row; two end the archive
         self._after = 0  # bytes after that
         self.members: list[Member] = []
@@ -99,6 +104,8 @@ class Archive:
             self._zeros += 1
             return
         self._refuse(self._zeros or header[257:262] != b"ustar" or not checksum_is_right(header), "a member's header is damaged")
+        self._headers += 1
+        self._refuse(self._headers > 2 * MEMBERS, f"the archive has more than {MEMBERS} members, with a header or two each")
         size, self._kind = _number(header[124:136]), header[156:157]
         self._refuse(size is None, "a member's size cannot be read")
         if self.refusals or size is None:
@@ -108,18 +115,15 @@ class Archive:
             self._refuse(size > PAX_BYTES, "a pax header is longer than 64 KiB")
             self._sink = Text()
             return
-        self._refuse(self._kind not in (b"0", b"\0", b"7"), "only regular files may be members")
-        prefix = header[345:500] if header[257:263] == b"ustar\0" else b""
-        self._enter(b"/".join(filter(None, (part.split(b"\0")[0] for part in (prefix, header[:100])))))
+        self._refuse(self._kind not in (b"0", b"\0"), "only regular files may be members")
+        self._enter(b"/".join(filter(None, (part.split(b"\0")[0] for part in (header[345:500], header[:100])))))
         if not self._left:
             self._judge()
 
     def _enter(self, raw: bytes) -> None:
         name = raw.decode("utf-8", "replace").removeprefix("./")
-        self._refuse(
-            name.startswith("/") or "\\" in name or ".." in name.split("/"), f"a member has a name outside the archive: {name[:80]!a}"
-        )
-        self._refuse(not name or name in self._names, f"two members have one name: {name[:80]!a}")
+        self._refuse(not INSIDE.fullmatch(name), f"a member has a name outside the archive: {name[:80]!a}")
+        self._refuse(name in self._names, f"two members have one name: {name[:80]!a}")
         self._names.add(name)
         self._refuse(len(self._names) > MEMBERS, f"the archive has more than {MEMBERS} members")
         self._name = name
@@ -140,9 +144,10 @@ class Archive:
         if self._left:
             return
         if isinstance(sink, Scan):
+            self._refuse(self._name.lower().endswith(".vmdk") and sink.format != "vmdk", f"{self._name[:80]!a} is not a VMDK image")
             self.members.append(Member(self._name, sink.format, _size(sink.matches)))
         elif isinstance(sink, Text) and self._kind == b"x":
-            self._refuse(not PAX.fullmatch(sink.text), "a pax header says more than times and owners; pack it with tar --format=ustar")
+            self._refuse(not _only_tells(bytes(sink.text)), "a pax header says more than times and owners; pack it with tar --format=ustar")
         elif isinstance(sink, Text):
             self._describe(sink.text)
         self._sink = None
@@ -156,10 +161,21 @@ class Archive:
         self._hrefs = set()
         for found in HREF.finditer(text):
             start, end = found.span(found.lastindex or 0)
-            self._hrefs.add(text[start : min(end, start + NAME)].decode("utf-8", "replace").removeprefix("./"))
+            name = text[start : min(end, start + NAME)].decode("utf-8", "replace")
+            self._hrefs.add(unquote(html.unescape(name)).removeprefix("./"))
             if len(self._hrefs) > MEMBERS:
                 return self._refuse(True, f"the OVF description names more than {MEMBERS} files")
         return None
+
+
+def _only_tells(pax: bytes) -> bool:
+    """Whether a pax header has nothing but records that change nothing, each on a line of the length that it states."""
+    lines = pax.split(b"\n")
+    for line in lines[:-1]:
+        length, _, rest = line.partition(b" ")
+        if length != b"%d" % (len(line) + 1) or not PAX.fullmatch(rest.partition(b"=")[0]):
+            return False
+    return not lines[-1]
 
 
 def _size(matches: list[Match]) -> int | None:

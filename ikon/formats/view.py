@@ -15,6 +15,7 @@ TAIL = 2048
 #: The longest further stretch that a detector may ask for.
 EXTRA = 128 << 10
 SECTOR = 512
+REASONS = 5
 
 
 class Short(Exception):
@@ -72,8 +73,8 @@ class Match(msgspec.Struct):
     wants: tuple[int, int] | None = None
 
     def refuse(self, when: Any, reason: str) -> None:
-        """Note a reason, once, if the condition holds."""
-        if when and reason not in self.refusals:
+        """Note a reason, once, if the condition holds. A handful is enough for a person."""
+        if when and len(self.refusals) < REASONS and reason not in self.refusals:
             self.refusals.append(reason)
 
     def limit(self, size: int, rules: Formats) -> None:

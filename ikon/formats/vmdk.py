@@ -13,9 +13,22 @@ FIELDS = "<4xIIQQQQIQQQB4sH"
 REDUNDANT_FLAG = 2
 GD_AT_END = (1 << 64) - 1
 LINES = 4096
-KEYS = frozenset(("version", "encoding", "cid", "parentcid", "isnativesnapshot", "createtype"))
+#: What a descriptor may say, in lower case, beside its extent and `ddb.` lines about the virtual hardware.
+VALUES = {
+    key: re.compile(value)
+    for key, value in {
+        "version": r"\d{1,2}",
+        "encoding": r'"[\w.-]+"',
+        "cid": r"[0-9a-f]{1,8}",
+        "parentcid": r"[0-9a-f]{1,8}",
+        "isnativesnapshot": r'"(yes|no)"',
+        "createtype": r'"\w+"',
+    }.items()
+}
+#: Where a descriptor inside an image begins, and how far some read it, whatever the header says.
+DESCRIPTOR_AT, DESCRIPTOR_READ = SECTOR, 20 * SECTOR
 #: Words that may stand once in a descriptor, comments included: readers that search for them take the first they find.
-ONCE = (b"createtype", b"parentcid")
+ONCE = ("createtype", "parentcid")
 NEVER = {b"parentfilenamehint": "names a parent", b"changetrackpath": "names a file that tracks changes"}
 EXTENT = re.compile(rb'(RW|RDONLY|NOACCESS)\s+(\d{1,20})\s+([A-Z0-9]+)\s+"([^"]*)"')
 ALONE = "convert it to streamOptimized or monolithicSparse"
@@ -25,7 +38,7 @@ def inspect(view: View, rules: Formats) -> Match | None:
     """A VMDK image or descriptor."""
     if view.has(b"COWD"):
         return Match("vmdk", refusals=[f"an ESX sparse extent belongs to a descriptor elsewhere; {ALONE}"])
-    if _is_text(bytes(view.head[:4096])):
+    if _is_text(view.head):
         return Match("vmdk", refusals=[f"the data is only a descriptor, which names other files; {ALONE}"])
     if not view.has(MAGIC):
         return None
@@ -73,34 +86,36 @@ def _footer(match: Match, view: View, tables: int) -> None:
     return _place(match, view, directory, tables, "grain directory")
 
 
-def _is_text(head: bytes) -> bool:
-    """Whether a reader would take this for a descriptor: comments, then a version."""
-    if re.match(rb"\s*#\s*disk\s+descriptorfile", head, re.IGNORECASE):
+def _is_text(head: bytearray) -> bool:
+    """Whether a reader would take this for a descriptor: text with a createType, or comments and then a version."""
+    end = head.find(0)
+    text = bytes(head[:end] if end >= 0 else head)
+    if re.match(rb"\s*#\s*disk\s+descriptorfile", text, re.IGNORECASE) or re.search(rb"createtype\s*=", text.lower()):
         return True
-    for line in head.split(b"\n", LINES):
-        if not re.match(rb"\s*(#|$)", line):
-            return re.match(rb"\s*version\s*=\s*\d", line, re.IGNORECASE) is not None
-    return False
+    lines = text[:4096].split(b"\n")
+    first = next((line for line in lines if not re.match(rb"\s*(#|$)", line)), b"")
+    return re.match(rb"\s*version\s*=\s*\d", first, re.IGNORECASE) is not None
 
 
 def _descriptor(match: Match, view: View, rules: Formats, at: int, length: int) -> None:
     if not at or not length:
         return match.refuse(True, f"the image is one extent of several: it has no descriptor of its own; {ALONE}")
-    if at + length > HEAD:
-        return match.refuse(True, "the descriptor does not lie within the first 512 KiB")
-    text, _, rest = view.take(at, length).partition(b"\0")
-    match.refuse(rest.strip(b"\0"), "something follows the descriptor's end")
+    if at != DESCRIPTOR_AT or at + length > HEAD:
+        return match.refuse(True, "the descriptor does not lie behind the header, within the first 512 KiB")
+    text, _, rest = view.take(at, max(length, DESCRIPTOR_READ)).partition(b"\0")
+    match.refuse(len(text) >= length, "the descriptor has no end")
+    match.refuse(rest[: length - len(text) - 1].strip(b"\0"), "something follows the descriptor's end")
     text = text.replace(b"\r\n", b"\n")
     match.refuse(re.search(rb"[\x01-\x08\x0b-\x1f\x7f]", text), "the descriptor holds control characters")
     lower = text.lower()
-    for word in ONCE:
-        match.refuse(lower.count(word) > 1, f"the descriptor says {word.decode()} twice")
     for word, meaning in NEVER.items():
         match.refuse(word in lower, f"the descriptor {meaning}; {ALONE}")
     lines = text.split(b"\n", LINES)
     match.refuse(len(lines) > LINES, f"the descriptor has more than {LINES} lines")
     keys, extents = _lines(match, lines[:LINES])
-    kind = keys.get("createtype", "")
+    for key in ONCE:
+        match.refuse(lower.count(key.encode()) > (key in keys), f"the descriptor says {key} twice, or where it does not count")
+    kind = keys.get("createtype", "").strip('"')
     match.refuse(
         kind not in rules.vmdk_allowed_types, f"createType {_shown(kind)} is not allowed, only {', '.join(rules.vmdk_allowed_types)}"
     )
@@ -120,9 +135,10 @@ def _lines(match: Match, lines: list[bytes]) -> tuple[dict[str, str], int]:
         if line.upper().startswith((b"RW", b"RDONLY", b"NOACCESS")):
             extents += 1
             _extent(match, line)
-        elif equals and (key in KEYS or key.startswith("ddb.")):
+        elif equals and (key in VALUES or key.startswith("ddb.")):
             match.refuse(key in keys, f"the descriptor says {_shown(key)} twice")
-            keys[key] = value.decode("latin-1").strip().strip('"')
+            keys[key] = text = value.decode("latin-1").strip()
+            match.refuse(key in VALUES and not VALUES[key].fullmatch(text.lower()), f"the descriptor says {key}={_shown(text)}")
         else:
             match.refuse(True, f"the descriptor has a line that is not understood: {_shown(line.decode('latin-1'))}")
     return keys, extents

@@ -6,7 +6,7 @@ from ikon.model.image import check_text, schema_problem
 from ikon.problems import BadRequest
 
 #: A project may go from each of them to each.
-Status = Literal["pending", "accepted", "rejected"]
+MemberStatus = Literal["pending", "accepted", "rejected"]
 #: Characters of a project's id, as everywhere.
 LONGEST = 255
 
@@ -28,13 +28,13 @@ def parse_project(body: Any) -> str:
     return project
 
 
-def parse_status(body: Any) -> Status:
+def parse_status(body: Any) -> MemberStatus:
     """What a project answers. Raises BadRequest."""
     if not isinstance(body, dict):
         raise BadRequest('Expected a status in the form: {"status": "status"}')
     if "status" not in body:
         raise BadRequest("Status not specified")
-    for status in get_args(Status):
+    for status in get_args(MemberStatus):
         if body["status"] == status:
             return status  # type: ignore[no-any-return]
     raise BadRequest('Incorrect request: Status must be "pending", "accepted" or "rejected".')

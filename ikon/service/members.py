@@ -11,7 +11,7 @@ from ikon.context import Context
 from ikon.db import events, images
 from ikon.kit import Kit
 from ikon.model.image import Image, Member
-from ikon.model.member import Status
+from ikon.model.member import MemberStatus
 from ikon.problems import Conflict, Forbidden, NotFound, QuotaExceeded
 from ikon.service.images import reachable
 
@@ -65,12 +65,12 @@ def _show(conn: Connection, ctx: Context, image_id: str, project: str) -> Member
     return _entry(ctx, image, project)
 
 
-async def answer(kit: Kit, ctx: Context, image_id: str, project: str, status: Status) -> Member:
+async def answer(kit: Kit, ctx: Context, image_id: str, project: str, status: MemberStatus) -> Member:
     """Answer for a project; what it has accepted is in its default list. Raises ImageNotFound, NotFound, Forbidden."""
     return await kit.db.write(_answer, ctx, image_id, project, status)
 
 
-def _answer(conn: Connection, ctx: Context, image_id: str, project: str, status: Status) -> Member:
+def _answer(conn: Connection, ctx: Context, image_id: str, project: str, status: MemberStatus) -> Member:
     image = _shared(conn, ctx, image_id, "update", lock=True)
     entry = _entry(ctx, image, project)
     policy.require(ctx, "modify_member", image, project)

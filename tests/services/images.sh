@@ -42,12 +42,26 @@ small() (
     c qcow2 compat=1.1,cluster_size=4k compressed.qcow2 -c
     c qcow2 compat=1.1,compression_type=zstd,cluster_size=4k zstd.qcow2 -c
     c qcow2 compat=1.1,lazy_refcounts=on,extended_l2=on,cluster_size=128k extended.qcow2
+    c qcow2 cluster_size=512 tiny-clusters.qcow2
+    c qcow2 cluster_size=2M,refcount_bits=64 big-clusters.qcow2
+    c qcow2 preallocation=full full.qcow2
+    cp v3.qcow2 snapshot.qcow2; qemu-img snapshot -c one snapshot.qcow2
+    cp v3.qcow2 bitmap.qcow2; qemu-img bitmap --add bitmap.qcow2 changes
     qemu-img create -q -f qcow2 -b v3.qcow2 -F qcow2 backing.qcow2
     c qcow2 compat=1.1,data_file=data.bin,data_file_raw=on datafile.qcow2
     luks encrypt.format=luks,encrypt. -O qcow2 "$s" encrypted.qcow2
     c qed '' disk.qed
     c vmdk subformat=monolithicSparse sparse.vmdk
     c vmdk subformat=streamOptimized stream.vmdk
+    # as exporters write it that cannot seek back: the grain directory is known from the footer
+    python3 - stream.vmdk exported.vmdk <<'EOF'
+import struct, sys
+data = bytearray(open(sys.argv[1], "rb").read())
+header = bytes(data[:512])
+data[56:64] = b"\xff" * 8
+data += bytes(-len(data) % 512) + struct.pack("<QII", 1, 0, 3).ljust(512, b"\0") + header + bytes(512)
+open(sys.argv[2], "wb").write(data)
+EOF
     c vmdk subformat=monolithicFlat flat.vmdk
     c vmdk subformat=twoGbMaxExtentSparse split.vmdk
     c vpc subformat=dynamic dynamic.vhd
@@ -67,9 +81,78 @@ small() (
     cp "$s" aki.bin; gzip -9nk "$s"; bzip2 -k "$s"; xz -k "$s"; zstd -q "$s"
     printf '<?xml version="1.0"?>\n<Envelope xmlns="http://schemas.dmtf.org/ovf/envelope/1"><References><File id="f1" href="stream.vmdk"/></References></Envelope>\n' > disk.ovf
     tar --format=ustar --sort=name --owner=0 --group=0 --mtime=@0 -cf disk.ova disk.ovf stream.vmdk
+    tar --format=gnu -cf gnu.ova ./disk.ovf ./stream.vmdk
     tar -czf docker.tar.gz tree
     rm -rf tree
 )
+
+# Sound images with a few bytes changed. VHD's checksums are made right again.
+abuse() {
+    python3 - "$DIR/small" <<'EOF'
+import io, pathlib, struct, sys, tarfile
+small = pathlib.Path(sys.argv[1])
+
+def change(source, target, *changes, mend=()):
+    data = bytearray((small / source).read_bytes())
+    for at, form, *values in changes:
+        struct.pack_into(form, data, at if at >= 0 else len(data) + at, *values)
+    for at, size, place in mend:
+        at = at if at >= 0 else len(data) + at
+        struct.pack_into(">I", data, at + place, 0)
+        struct.pack_into(">I", data, at + place, ~sum(data[at : at + size]) & 0xFFFFFFFF)
+    pathlib.Path(target).write_bytes(data)
+
+def text(source, target, old, new):
+    data = (small / source).read_bytes()
+    at, end = data.index(old), data.index(b"\0", 600)
+    descriptor = (data[512:at] + new + data[at + len(old) : end]).ljust(20 * 512, b"\0")
+    pathlib.Path(target).write_bytes(data[:512] + descriptor + data[512 + 20 * 512 :])
+
+def archive(target, *members):
+    with tarfile.open(target, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, data in members:
+            info = tarfile.TarInfo(name)
+            if isinstance(data, str):
+                info.type, info.linkname, data = tarfile.SYMTYPE, data, b""
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+
+change("v3.qcow2", "size-4E.qcow2", (24, ">Q", 1 << 62))
+change("v2.qcow2", "datafile-by-extension.qcow2", (72, ">II13s", 0x44415441, 13, b"/etc/hostname"))
+change("v3.qcow2", "corrupt.qcow2", (72, ">Q", 2))
+change("v3.qcow2", "qcow1.qcow2", (4, ">I", 1))
+change("dynamic.vhd", "differencing.vhd", (60, ">I", 4), (-452, ">I", 4), mend=((0, 512, 64), (-512, 512, 64)))
+change("dynamic.vhd", "parent.vhd", (512 + 576, ">4s", b"W2ku"), mend=((512, 1024, 36),))
+change("dynamic.vhd", "two-footers.vhd", (-452, ">I", 4), mend=((-512, 512, 64),))
+change("disk.vdi", "differencing.vdi", (76, "<I", 4))
+change("disk.vdi", "parent.vdi", (440, "<I", 1))
+table = (small / "dynamic.vhdx").read_bytes().index(b"metadata", 1 << 20)
+change("dynamic.vhdx", "parent.vhdx", (table + 65536 + 4, "<I", 2))
+change("exported.vmdk", "two-headers.vmdk", (-1024 + 28, "<Q", 40))
+line = b'createType="monolithicSparse"'
+text("sparse.vmdk", "two-types.vmdk", line, line + b'\ncreateType="monolithicFlat"')
+text("sparse.vmdk", "hidden-type.vmdk", line, b'#createType="monolithicFlat"\n' + line)
+text("sparse.vmdk", "parent.vmdk", line, line + b'\nparentFileNameHint="/etc/hostname"')
+text("stream.vmdk", "extent-elsewhere.vmdk", b'RW 8192 SPARSE "stream.vmdk"', b'RW 8192 FLAT "/etc/hostname" 0')
+# a sound descriptor somewhere else, and another at the place where some readers look for the parent
+data = bytearray((small / "sparse.vmdk").read_bytes())
+sound, at = bytes(data[512 : 21 * 512]), -(-len(data) // 512)
+lie = sound.rstrip(b"\0").replace(b"parentCID=ffffffff", b'parentCID=12345678\nparentFileNameHint="/etc/hostname"')
+data[512 : 21 * 512] = lie.ljust(20 * 512, b"\0")
+struct.pack_into("<Q", data, 28, at)
+pathlib.Path("two-descriptors.vmdk").write_bytes(data.ljust(at * 512, b"\0") + sound)
+change("gpt.raw", "gpt-and-more.raw", (462, "<B3xB3xII", 0, 0x83, 2048, 4096))
+change("disk.luks", "luks-and-iso.iso", (0x8001, "5s", b"CD001"))
+change("azure.vhd", "qcow2-and-vhd.vhd", (0, ">4sI", b"QFI\xfb", 3))
+ovf, disk = (small / "disk.ovf").read_bytes(), (small / "stream.vmdk").read_bytes()
+archive("backing.ova", ("disk.ovf", ovf), ("stream.vmdk", pathlib.Path("backing-local.qcow2").read_bytes()))
+archive("descriptor.ova", ("disk.ovf", ovf), ("stream.vmdk", (small / "flat.vmdk").read_bytes()))
+archive("link.ova", ("disk.ovf", ovf), ("stream.vmdk", "/etc/hostname"))
+archive("outside.ova", ("disk.ovf", ovf), ("stream.vmdk", disk), ("../../etc/cron.d/x", b"x"))
+archive("elsewhere.ova", ("disk.ovf", ovf.replace(b"stream.vmdk", b"file:///etc/hostname")), ("stream.vmdk", disk))
+archive("dtd.ova", ("disk.ovf", ovf.replace(b"<Env", b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/hostname">]><Env')), ("stream.vmdk", disk))
+EOF
+}
 
 hostile() (
     local d=$DIR/hostile s=$DIR/small
@@ -77,18 +160,12 @@ hostile() (
     qemu-img create -q -u -f qcow2 -b /etc/hostname -F raw backing-local.qcow2 1M
     qemu-img create -q -u -f qcow2 -b 'json:{"driver":"file","filename":"/etc/hostname"}' -F raw backing-json.qcow2 1M
     qemu-img create -q -u -f qcow2 -b nbd://127.0.0.1:1/x -F raw backing-nbd.qcow2 1M
-    cp "$s/datafile.qcow2" datafile-local.qcow2
-    python3 - datafile-local.qcow2 <<'EOF'
-import sys
-p = sys.argv[1]; b = bytearray(open(p, "rb").read())
-i = b.find(b"data.bin"); n = b"/etc/hostname"
-b[i:i + len(n)] = n; b[i - 4:i] = len(n).to_bytes(4, "big")
-open(p, "wb").write(b)
-EOF
+    qemu-img create -q -f qcow2 -o data_file="$PWD/data",data_file_raw=on datafile-local.qcow2 1M; rm data
     sed 's#"flat-flat.vmdk"#"/etc/hostname"#' "$s/flat.vmdk" > extent-local.vmdk
     sed 's#createType="monolithicFlat"#createType="fullDevice"#' "$s/flat.vmdk" > createtype-device.vmdk
-    qemu-img create -q -f qcow2 -o preallocation=off virtual-8E.qcow2 4E 2>/dev/null || qemu-img create -q -f qcow2 -o cluster_size=2M virtual-8E.qcow2 63T
+    qemu-img create -q -f qcow2 -o cluster_size=2M virtual-128T.qcow2 128T
     truncate -s 1T sparse-1T.raw
+    abuse
     cp "$s/v3.qcow2" l1-huge.qcow2; printf '\x7f\xff\xff\xff' | dd of=l1-huge.qcow2 bs=1 seek=36 conv=notrunc status=none
     cp "$s/v3.qcow2" incompat-bits.qcow2; printf '\xff\xff\xff\xff\xff\xff\xff\xff' | dd of=incompat-bits.qcow2 bs=1 seek=72 conv=notrunc status=none
     head -c 50 "$s/v3.qcow2" > header-cut.qcow2

@@ -52,7 +52,7 @@ def test_deep_json_is_refused(ikon: Ikon, depth: int, way: str) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-@pytest.mark.parametrize("path", ["/v2/images", "/v2/images/{id}", "/ikon/v1/images/{id}/copies"])
+@pytest.mark.parametrize("path", ["/v2/images", "/v2/images/{id}", "/ikon/v1/images/{id}/copies", "/ikon/v1/users"])
 def test_a_body_over_a_mebibyte_is_refused_without_being_kept(ikon: Ikon, path: str, chunked: bool) -> None:
     image_id = str(ikon.create()["id"])
     body = b'{"name": "' + b"x" * (40 * MIB) + b'"}'

@@ -23,6 +23,7 @@ PATHS = {  # every path of this API, with what it allows
     "/v2/schemas/images": "GET, HEAD, OPTIONS",
     "/v2/schemas/member": "GET, HEAD, OPTIONS",
     "/v2/schemas/members": "GET, HEAD, OPTIONS",
+    "/v2/tenants": "GET, HEAD, OPTIONS",
 }
 LATER = [  # paths of the Image API that this server does not serve yet
     ("POST", "/v2/images/{id}/import"),

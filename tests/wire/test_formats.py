@@ -1,5 +1,7 @@
 """What the bytes of an image may be, over the wire: what is sound gets in with its virtual size, what is not leaves nothing behind."""
 
+import contextlib
+import sqlite3
 import time
 from collections.abc import Iterator
 
@@ -91,6 +93,16 @@ def test_a_disk_inside_an_ova_is_looked_at(ikon: Ikon) -> None:
     assert "the data is only a descriptor, which names other files" in answer.message
     assert ikon.upload(image_id, made.ova()).status == 204
     assert ikon.show(image_id)["virtual_size"] == made.SIZE
+
+
+def test_what_was_found_is_kept_in_the_timeline(ikon: Ikon) -> None:
+    taken, refused = ikon.active(made.qcow2(), disk_format="raw"), str(ikon.create(disk_format="qcow2")["id"])
+    ikon.upload(refused, HOSTILE)
+
+    with contextlib.closing(sqlite3.connect(ikon.directory / "data/ikon.db")) as db:
+        details = dict(db.execute("SELECT image_id, detail FROM events WHERE image_id IN (?, ?) AND detail IS NOT NULL", (taken, refused)))
+    assert details[taken] == "the data is qcow2"
+    assert details[refused].startswith("Image failed safety checks: qcow2: the image names a backing file")
 
 
 def test_a_refused_upload_ends_long_before_its_data_does(ikon: Ikon) -> None:

@@ -81,7 +81,8 @@ def test_without_require_match_only_what_is_dangerous_is_refused() -> None:
 
     assert inspect(b"noise" * 1000, "qcow2", rules=rules).virtual_size is None
     assert inspect(vdi(), "qcow2", rules=rules).virtual_size is None
-    assert inspect(b"noise" * 1000, "vmdk", "ova", rules=rules).virtual_size is None
+    assert inspect(b"noise" * 1000, "qcow2", "ova", rules=rules).virtual_size is None
+    assert "does not match" in refusal(b"text" * 200_000 + b'createType="vmfs"', "vmdk", rules=rules)
     assert "qed" in refusal(b"QED\0" + bytes(1000), "qcow2", rules=rules)
     assert "the image names a backing file" in refusal(ova(qcow2()[:8] + b"\1" * 1000), "vmdk", "ova", rules=rules)
     assert "truncated" in refusal(qcow2()[:100], "qcow2", rules=rules)

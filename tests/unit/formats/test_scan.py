@@ -56,7 +56,7 @@ def verdict(name: str, block: int) -> object:
 @pytest.mark.parametrize("name", STREAMS)
 def test_the_size_of_blocks_changes_nothing(name: str) -> None:
     size = len(STREAMS[name][2])
-    found = {block: verdict(name, block) for block in (1, 7, 511, 4096, 99_991, MIB, 64 * MIB) if size // block < 150_000}
+    found = {block: verdict(name, block) for block in (1, 7, 511, 4096, 99_991, MIB, 64 * MIB) if size // block < 60_000}
 
     assert len(found) >= 4
     assert len({str(each) for each in found.values()}) == 1, found
