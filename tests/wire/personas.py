@@ -105,8 +105,13 @@ create for nobody        POST  /v2/images              201  403  403  403  403  
 list                     GET   /v2/images              200  200  403  200  403  403
 list everything          GET   /v2/images?visibility=all   200  200  403  200  403  403
 stores in detail         GET   /v2/info/stores/detail  200  403  403  403  200  403
+list users               GET   /ikon/v1/users              200  403  403  403  403  403
+add a user               POST  /ikon/v1/users              204  403  403  403  403  403
+change a password        PUT   /ikon/v1/users/x/password   404  403  403  403  403  403
+remove a user            DELETE /ikon/v1/users/x           404  403  403  403  403  403
 stores                   GET   /v2/info/stores         200  200  200  200  200  200
 import methods           GET   /v2/info/import         200  200  200  200  200  200
+list of projects         GET   /v2/tenants             403  403  403  403  403  403
 schema of an image       GET   /v2/schemas/image       200  200  200  200  200  200
 schema of images         GET   /v2/schemas/images      200  200  200  200  200  200
 schema of a member       GET   /v2/schemas/member      200  200  200  200  200  200
@@ -134,6 +139,8 @@ BODIES: dict[str, Any] = {
     "add a member": {"member": "newcomer"},
     "answer for oneself": {"status": "accepted"},
     "answer for another": {"status": "accepted"},
+    "add a user": {"name": "taken", "project": "home", "password": "correct horse battery", "roles": ["reader"]},
+    "change a password": {"password": "correct horse battery"},
     "create": {},
     "create community": {"visibility": "community"},
     "create for oneself": {"owner": "{project}"},
