@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 CLIENTS, ROUNDS = 8, 6
 OWNER = Persona("red")
-SHORT_S, LONG_S = 4.0, 180.0
+SHORT_S, LONG_S = 3.0, 180.0
 
 
 class World:

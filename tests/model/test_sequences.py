@@ -10,7 +10,7 @@ from tests.model.calls import Call, Caller, differs, expect, send
 from tests.model.catalogue import Catalogue
 from tests.wire.server import ADMIN, Ikon, on_database
 
-SHORT_S, LONG_S, SEED = 5.0, 240.0, 20260611
+SHORT_S, LONG_S, SEED = 4.0, 240.0, 20260611
 
 
 def follow(ikon: Ikon, seed: int, for_s: float) -> Counter[str]:
