@@ -440,3 +440,12 @@ def test_a_member_that_is_no_reader_creates_and_does_not_see(ikon: Ikon) -> None
     assert answer.status == 201
     assert ikon.get(f"/v2/images/{answer.json['id']}", who=who).status == 404
     assert ikon.browse(who=who).status == 403
+
+
+def test_a_property_with_a_few_values_takes_no_other(ikon: Ikon) -> None:
+    name = "cinder_encryption_key_deletion_policy"
+
+    assert ikon.create(**{name: "on_image_deletion"})[name] == "on_image_deletion"
+    answer = ikon.try_create({name: "sometimes"})
+    assert (answer.status, name in answer.message, "do_not_delete" in answer.message) == (400, True, True)
+    assert ikon.patch(str(ikon.create()["id"]), [{"op": "add", "path": f"/{name}", "value": ""}]).status == 400
