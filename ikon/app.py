@@ -14,8 +14,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import uvicorn
 
 from ikon import log
+from ikon.api.deadlines import Limits as HttpLimits
 from ikon.api.door import Door
-from ikon.api.protocol import Limits as HttpLimits
 from ikon.api.protocol import protocol_class
 from ikon.config import MIB, Settings
 from ikon.db import schema, usage
