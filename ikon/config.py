@@ -12,6 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -145,6 +146,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             description="Database URL: sqlite:////PATH, mysql+pymysql://... or postgresql+psycopg://...; "
             "empty: SQLite in the data directory."
+        ),
+    ] = ""
+    broker: Annotated[
+        str,
+        Meta(
+            description="URL of the RabbitMQ that wakes workers in other processes, amqp://USER:PASSWORD@HOST:5672/VHOST or amqps://...; "
+            "empty: each looks for jobs every ten seconds. Best set by IKON_BROKER: it is a secret."
         ),
     ] = ""
     stores: Annotated[
@@ -292,6 +300,8 @@ def _completed(settings: Settings) -> Settings:
     changes["database"] = settings.database or f"sqlite:///{data}/ikon.db"
     if not changes["database"].startswith(("sqlite:////", "mysql+", "postgresql+")):
         raise StartError(f"config: database = {settings.database!r}: not a database this server knows. {_help(Settings, ['database'])}")
+    if settings.broker:
+        _check_broker(settings.broker)
     if settings.workers > 1 and changes["database"].startswith("sqlite:"):
         raise StartError(
             f"config: workers = {settings.workers}: SQLite is served by one process. Allowed: 1, or set database to MariaDB or PostgreSQL"
@@ -320,6 +330,17 @@ def _completed(settings: Settings) -> Settings:
                 "Allowed: http:// or https://, a host in lower case, and :PORT where it is not the usual one; no path"
             )
     return msgspec.structs.replace(settings, **changes)
+
+
+def _check_broker(url: str) -> None:
+    """The URL is a secret, so that no message repeats it."""
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("amqp", "amqps") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise StartError(f"config: broker: this is no URL of a RabbitMQ. {_help(Settings, ['broker'])}")
 
 
 def _check_address(settings: Settings) -> None:

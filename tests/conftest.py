@@ -1,4 +1,4 @@
-"""What tests stand on: databases of the three kinds, fresh for each test, from servers that are started once per run."""
+"""What tests stand on: databases of the three kinds, fresh for each test, and a broker, from servers that are started once per run."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +19,13 @@ def mariadb() -> Iterator[Server]:
 def postgres() -> Iterator[Server]:
     """A running PostgreSQL."""
     with Server("postgres") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[Server]:
+    """A running RabbitMQ."""
+    with Server("rabbitmq") as server:
         yield server
 
 
