@@ -193,12 +193,13 @@ class Server(uvicorn.Server):
 
 
 @contextlib.asynccontextmanager
-async def _house(settings: Settings) -> AsyncIterator[Kit]:
+async def _house(settings: Settings, *, serving: bool) -> AsyncIterator[Kit]:
     """The kit with all that runs by itself; jobs are handed back at the end."""
     async with open_kit(settings) as kit, asyncio.TaskGroup() as group:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(reaper.take_over_lost(kit), TAKE_OVER_S)
-        worker = Worker(kit, KINDS, settings.jobs.slots, Limits(settings.jobs.per_project, settings.jobs.per_store))
+        limits = Limits(settings.jobs.per_project, settings.jobs.per_store)
+        worker = Worker(kit, KINDS, settings.jobs.slots, limits, gives_way=serving)
         working = group.create_task(worker.run())
         tasks = [
             group.create_task(base.every(heartbeat.EVERY_S, kit, heartbeat.run_once)),
@@ -215,14 +216,14 @@ async def _work_on_jobs(settings: Settings, began: float) -> None:
     stopped, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
-    async with _house(settings):
+    async with _house(settings, serving=False):
         log.get().info("working", node=settings.node, slots=settings.jobs.slots, started_in_ms=round(1000 * (time.monotonic() - began)))
         await stopped.wait()
     log.get().info("stopped")
 
 
 async def _serve(settings: Settings, listening: list[socket.socket], began: float) -> None:
-    async with _house(settings) as kit:
+    async with _house(settings, serving=True) as kit:
         server = Server(_uvicorn(settings, Door(kit)))
         gc.freeze()  # a full collection looked at 60,000 lasting objects each time, some 30 ms in which nobody is served
         log.get().info("serving", listen=settings.listen, data=settings.data, started_in_ms=round(1000 * (time.monotonic() - began)))

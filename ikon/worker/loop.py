@@ -80,8 +80,10 @@ class Running:
 class Worker:
     """Runs jobs of some kinds in this process, at most `slots` at once."""
 
-    def __init__(self, kit: Kit, kinds: Mapping[str, Kind], slots: int, limits: Limits) -> None:
+    def __init__(self, kit: Kit, kinds: Mapping[str, Kind], slots: int, limits: Limits, *, gives_way: bool = False) -> None:
+        """gives_way: to requests that are served by the same process."""
         self._kit, self._kinds, self._slots, self._limits = kit, kinds, slots, limits
+        self._gives_way = gives_way
         self._queues = (ANY, node_queue(kit.lease.node))
         self._running: dict[str, Running] = {}
         self._claiming = asyncio.Lock()  # while it is free, what is recorded as ours is known here
@@ -162,7 +164,7 @@ class Worker:
     async def _carry_out(self, running: Running) -> None:
         """Run a job to its end, or to where another process can go on. Never raises: the worker goes on."""
         job = running.job
-        GIVES_WAY.set(True)
+        GIVES_WAY.set(self._gives_way)
         try:
             if job.cancel or is_worn_out(job):
                 await self._give_up(running, CANCELLED if job.cancel else WORN_OUT)

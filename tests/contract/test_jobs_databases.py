@@ -23,6 +23,8 @@ from ikon.steps.base import Change, Step, Work
 from ikon.worker.kinds import Kind
 from ikon.worker.loop import Worker
 from tests.contract.test_verbs_databases import kit_on
+from tests.faults.proxy import Proxy
+from tests.services.servers import Server
 
 NONE = Limits()
 
@@ -304,3 +306,34 @@ async def test_a_worker_leaves_kinds_that_it_does_not_know_to_newer_ones(kit: Ki
     left = await kit.db.read(jobs.get, unknown.id)
     assert left
     assert (left.state, left.attempt) == ("queued", 0)
+
+
+class Robbed(Note):
+    """A step that another process does first, while the answer to this process's own end of it gets lost."""
+
+    proxy: Proxy
+
+    def _change(self) -> Change:
+        def change(conn: Connection, job: Job) -> dict[str, Any]:
+            self.proxy.cut_at(rb"COMMIT", answered=True)
+            conn.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job.id).values(attempt=job.attempt + 1, step=1))
+            return {}
+
+        return change
+
+
+@pytest.mark.slow
+async def test_an_end_whose_answer_is_lost_does_not_go_on_under_the_attempt_of_another_process(mariadb: Server, tmp_path: Path) -> None:
+    url = mariadb.new_database()
+    schema.upgrade(make_engine(url))
+    with Proxy(mariadb.port) as proxy:
+        robbed, second = Robbed("first", []), Note("second", [])
+        robbed.proxy = proxy
+        async with kit_on(mariadb.url(url.rsplit("/", 1)[1], port=proxy.port), tmp_path) as kit, working(kit, Notes(robbed, second)):
+            job_id = await put(kit, wanted())
+            async with asyncio.timeout(20):
+                while (await kit.db.read(jobs.get, job_id)).attempt < 2:  # type: ignore[union-attr]
+                    await asyncio.sleep(0.02)
+            await asyncio.sleep(0.5)
+            assert (robbed.ran, second.ran) == (1, 0)
+    mariadb.drop_database(url)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 import sqlalchemy as sa
 
@@ -88,14 +88,7 @@ class Ikon:
         """Start it, behind the words of another command if need be. Returns the seconds until its first answer."""
         began = time.monotonic()
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*before, IKON, "serve", "--config", self._config],
-                env=os.environ | self.env,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+            self.process = self.run([*before, IKON, "serve", "--config", self._config], log)
         while True:
             try:
                 if self.call("GET", "/v2/images?limit=1", timeout=5).status == 200:
@@ -105,6 +98,12 @@ class Ikon:
             assert self.process.poll() is None, f"the server ended at its start:\n{self.tail()}"
             assert time.monotonic() - began < PATIENCE_S, f"the server does not answer:\n{self.tail()}"
             time.sleep(0.005)
+
+    def run(self, command: Sequence[str | Path], log: BinaryIO) -> subprocess.Popen[bytes]:
+        """Start one of its commands, in a session of its own."""
+        return subprocess.Popen(
+            command, env=os.environ | self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+        )
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the server and all its processes."""

@@ -67,11 +67,11 @@ def niceness() -> int:
 
 
 async def test_what_is_done_for_jobs_gives_way_and_takes_no_thread_of_what_somebody_waits_for() -> None:
-    pool, gate = Pool("test", 1), threading.Event()
+    pool, gate = Pool("test", 4), threading.Event()
 
     async def job() -> int:
         GIVES_WAY.set(True)
-        found, _ = await asyncio.gather(pool.run(niceness), pool.run(gate.wait))
+        found, *_ = await asyncio.gather(pool.run(niceness), *(pool.run(gate.wait) for _ in range(4)))
         return found
 
     working = asyncio.create_task(job())
