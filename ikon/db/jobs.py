@@ -189,6 +189,11 @@ def end_step(conn: Connection, job: Job, step: int, checkpoint: dict[str, Any]) 
     conn.execute(sa.update(t).where(*_mine(job)).values(step=step, checkpoint=encoded))
 
 
+def route(conn: Connection, job: Job, queue: str) -> None:
+    """From now on only processes that take from this queue can go on with a locked job."""
+    conn.execute(sa.update(t).where(*_mine(job)).values(queue=queue))
+
+
 def progress(conn: Connection, job: Job, done: int, total: int | None) -> bool:
     """Record how far a job is, in bytes. False when it is ours no more."""
     return conn.execute(sa.update(t).where(*_mine(job)).values(done_bytes=done, total_bytes=total)).rowcount == 1

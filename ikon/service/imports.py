@@ -11,7 +11,7 @@ from ikon.db import copies, events, images, jobs
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import UUID, Image, Importing
-from ikon.model.imports import COPY, DIRECT, Request, require_ready
+from ikon.model.imports import COPY, DIRECT, WEB, Request, require_ready
 from ikon.model.job import ANY, BACKGROUND, USER, Job, New, node_queue
 from ikon.model.tasks import Tasks
 from ikon.problems import BadRequest, Conflict, ImageTooLarge, NotFound, OutcomeUnknown
@@ -71,13 +71,15 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> None
     for store in named:
         if store not in kit.stores.all:
             raise Conflict(f"Store for identifier {store} not found")
+    if request.uri is not None:
+        kit.fetcher.check(request.uri)
     job_id = new_id()
-    if await kit.db.write(_start, ctx, image_id, request, named, job_id):
+    if await kit.db.write(_start, ctx, image_id, request, named, job_id, _steps(kit, request)):
         kit.queue.ring()
         log.get().info("import enqueued", image=image_id, job=job_id, method=request.method, request=ctx.request_id)
 
 
-def _start(conn: Connection, ctx: Context, image_id: str, request: Request, named: tuple[str, ...], job_id: str) -> bool:
+def _start(conn: Connection, ctx: Context, image_id: str, request: Request, named: tuple[str, ...], job_id: str, steps: list[str]) -> bool:
     image = reachable(conn, ctx, image_id, lock=True)
     require_ready(image, request)
     policy.require(ctx, "copy_image" if request.method == COPY else "modify_image", image)
@@ -97,7 +99,7 @@ def _start(conn: Connection, ctx: Context, image_id: str, request: Request, name
             id=job_id,
             kind="copy" if request.method == COPY else "import",
             image_id=image_id,
-            input={"request": given, "stores": targets},
+            input={"request": given, "stores": targets, "steps": steps, "roles": sorted(ctx.roles)},
             project=image.owner or ctx.project or "",
             store=targets[0],
             queue=queue,
@@ -109,6 +111,19 @@ def _start(conn: Connection, ctx: Context, image_id: str, request: Request, name
     )
     events.add(conn, ctx, "image.import", image, f"{request.method} into {', '.join(targets)}")
     return True
+
+
+def _steps(kit: Kit, request: Request) -> list[str]:
+    """Names of the steps of an import, as the settings are now: a job keeps them, whatever they are when it goes on."""
+    rules = kit.settings
+    chosen = {
+        "web-download": request.method == WEB,
+        "decompress": rules.imports.decompress,
+        "convert": bool(rules.conversion.output_format),
+        "inject-metadata": bool(rules.imports.inject),
+        "store": True,
+    }
+    return [name for name, wanted in chosen.items() if wanted]
 
 
 def staged_copy(conn: Connection, image: Image) -> Copy:

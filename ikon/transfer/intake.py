@@ -8,6 +8,8 @@ import asyncio
 import contextlib
 import functools
 import itertools
+from pathlib import Path
+from typing import Any
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 import msgspec
@@ -69,7 +71,7 @@ class Intake:
         self.attempts = Attempts()
         self.budget = Budget(buffer_bytes)
         metrics.BUFFERED.set_function(lambda: self.budget.used)
-        self._digests = Pool("digests", 4)
+        self.pool = Pool("digests", 4)
 
     @contextlib.asynccontextmanager
     async def undoing(self, ctx: Context, attempt: Attempt) -> AsyncIterator[Attempt]:
@@ -141,16 +143,16 @@ class Intake:
         await outlets.each(lambda each: outcome(self._begin(each, bounds.expected)))
 
         async def digest(batch: Sequence[Buffer]) -> None:
-            await self._digests.run(_update_all, watchers, batch)
+            await self.pool.run(_update_all, watchers, batch)
             while (full := block_digests.take_gib()) is not None:
                 await self._keep_digests(attempt, gibs, full)
 
         gibs = itertools.count()
-        pump = Pump(self.budget, [*outlets.consumers(), digest, lambda batch: self._digests.run(multihash.update, batch)])
+        pump = Pump(self.budget, [*outlets.consumers(), digest, lambda batch: self.pool.run(multihash.update, batch)])
         size = await attempt.unless_stopped(pump.run(_counted(blocks, bounds, grow)))
         if bounds.expected is not None and size != bounds.expected:
             raise BadRequest(f"Size mismatch: expected {bounds.expected} bytes, got {size} bytes")
-        verdict = await self._digests.run(inspector.end) if inspector else None
+        verdict = await self.pool.run(inspector.end) if inspector else None
         if rest := block_digests.rest():
             await self._keep_digests(attempt, gibs, rest)
         await self._lease.held()
@@ -158,9 +160,17 @@ class Intake:
         await outlets.each(_commit)
         return Facts(size, md5.hex(), ALGORITHM, multihash.hex(), verdict, {each.copy_id: str(why) for each, why in outlets.failed.items()})
 
+    async def take_made(self, attempt: Attempt, make: Callable[[Path], Awaitable[None]]) -> Facts:
+        """Have a file made by somebody else become an attempt's bytes: it is read, digested and made durable. Raises as `make` and `take_in`."""
+        store: Any = self._stores[attempt.store]
+        await attempt.unless_stopped(make(store.place(attempt.url)))
+        attempt.writer = writer = await outcome(store.adopt(attempt.url))
+        return await self.take_in(attempt, writer.blocks(), Bounds(None, 1 << 62))
+
     async def _begin(self, attempt: Attempt, size: int | None) -> None:
         """Open the attempt's writer. Never abandoned: whoever undoes the attempt has to know what it opened."""
-        attempt.writer = await self._stores[attempt.store].create(attempt.url, size)
+        if attempt.writer is None:
+            attempt.writer = await self._stores[attempt.store].create(attempt.url, size)
 
     async def _keep_digests(self, attempt: Attempt, gibs: Iterator[int], digests: bytes) -> None:
         await self._db.write(copies.add_digests, attempt.image_id, attempt.copy_id, next(gibs), digests)
@@ -193,7 +203,7 @@ class Intake:
 
     def close(self) -> None:
         """Let the threads go."""
-        self._digests.close()
+        self.pool.close()
 
 
 async def _commit(attempt: Attempt) -> None:

@@ -7,20 +7,26 @@ from sqlalchemy import Connection
 
 from ikon.db import copies, events, images
 from ikon.model.image import Importing
+from ikon.model.imports import DIRECT
 from ikon.model.job import Job
 from ikon.problems import ImageRefused, Problem
 from ikon.steps.base import Step
-from ikon.steps.store import Store, context
+from ikon.steps.convert import Convert
+from ikon.steps.decompress import Decompress
+from ikon.steps.inject_metadata import InjectMetadata
+from ikon.steps.staging import context, drop
+from ikon.steps.store import Store
+from ikon.steps.web_download import WebDownload
 from ikon.stores.registry import STAGING
 from ikon.worker.kinds import Kind
 
 
 class Import:
-    """Data that was staged becomes the image's."""
+    """Data that was staged, or is fetched, becomes the image's. Which steps lie between is fixed when the job is enqueued."""
 
     def steps(self, job: Job) -> Sequence[Step]:
         """See Kind."""
-        return [Store(staged=True)]
+        return [STEPS[name] for name in job.input["steps"]]
 
     def gave_up(self, conn: Connection, job: Job, why: Problem) -> None:
         """The image waits for another try with its staged data, or for other data where this can never be the image's; and says why."""
@@ -28,17 +34,17 @@ class Import:
         if image is None or image.importing.job != job.id:
             return
         staged = [copy for copy in copies.of_image(conn, image.id) if copy.store == STAGING and copy.state == "ready"]
+        direct = job.input["request"]["method"] == DIRECT
         if isinstance(why, ImageRefused):
-            for copy in staged:
-                copies.condemn(conn, copy)
+            drop(conn, image)
             staged = []
         image = images.save(
             conn,
             image,
             msgspec.structs.replace(
                 image,
-                status="uploading" if staged else "queued",
-                size=staged[0].size if staged else None,
+                status="uploading" if staged and direct else "queued",
+                size=staged[0].size if staged and direct else None,
                 reason=str(why)[:1000],
                 importing=Importing(None, [], image.importing.to),
             ),
@@ -62,4 +68,7 @@ class CopyImage:
         events.add(conn, context(job), "image.import.failed", image, str(why))
 
 
+STEPS: dict[str, Step] = {
+    step.name: step for step in (WebDownload(), Decompress(), Convert(), InjectMetadata(), Store(staged=True))
+}
 KINDS: dict[str, Kind] = {"import": Import(), "copy": CopyImage()}
