@@ -17,11 +17,11 @@ import msgspec
 from sqlalchemy import Connection
 
 from ikon import log, metrics
-from ikon.db import copies
+from ikon.db import copies, images
 from ikon.db.copies import READABLE, Copy
 from ikon.db.engine import Database
 from ikon.model.image import Image
-from ikon.problems import DataUnavailable, Problem, StoreDown
+from ikon.problems import DataUnavailable, ImageNotFound, Problem, StoreDown
 from ikon.stores.base import CopyMissing, LocalFile
 from ikon.stores.registry import Stores
 from ikon.transfer.digests import BLOCK, DIGEST, GIB_BLOCKS
@@ -192,6 +192,8 @@ class Reader:
     async def _have_file(self) -> LocalFile:
         while self._file is None:
             if not self._order:
+                if await self._db.read(images.get, self._image.id) is None:
+                    raise ImageNotFound(self._image.id)  # it was deleted since it was looked up
                 log.get().error("no intact copy", image=self._image.id)
                 raise DataUnavailable(f"No intact copy of image {self._image.id} can be read now")
             copy = self._order[0]
