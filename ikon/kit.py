@@ -8,6 +8,7 @@ from ikon.db.lease import Lease
 from ikon.passwords import Passwords
 from ikon.queue import Queue
 from ikon.stores.registry import Stores
+from ikon.transfer.fetch import Fetcher
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
 
@@ -23,4 +24,5 @@ class Kit:
     queue: Queue
     intake: Intake
     outflow: Outflow
+    fetcher: Fetcher
     passwords: Passwords = field(default_factory=Passwords)

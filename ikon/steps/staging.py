@@ -41,9 +41,7 @@ def find(conn: Connection, job: Job) -> tuple[Image, Copy]:
     return image, named[0]
 
 
-async def anew(
-    kit: Kit, work: Work, fill: Callable[[Attempt], Awaitable[Facts]], changes: Changes = lambda image: {}
-) -> None:
+async def anew(kit: Kit, work: Work, fill: Callable[[Attempt], Awaitable[Facts]], changes: Changes = lambda image: {}) -> None:
     """End a step with new staged data in place of any before. fill: writes it under an attempt of its own."""
     assert work.job.image_id is not None
     ctx, attempt = context(work.job), new_attempt(kit, work.job.image_id, STAGING)

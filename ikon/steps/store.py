@@ -48,7 +48,12 @@ class Store:
             size = sources[0].size or 0
             inspector = Inspector(image.disk_format or "", image.container_format or "", kit.settings.formats) if self._staged else None
             facts = await kit.intake.take_in(
-                attempts[0], staging.watched(reader.blocks(), work, size), Bounds(size, size), inspector, others=attempts[1:], tolerant=tolerant
+                attempts[0],
+                staging.watched(reader.blocks(), work, size),
+                Bounds(size, size),
+                inspector,
+                others=attempts[1:],
+                tolerant=tolerant,
             )
             await work.end(functools.partial(self._finish, ctx=ctx, attempts=attempts, facts=facts, me=kit.lease.id))
         for attempt in attempts:

@@ -8,9 +8,9 @@ import asyncio
 import contextlib
 import functools
 import itertools
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 
 import msgspec
 from sqlalchemy import Connection
@@ -161,7 +161,7 @@ class Intake:
         return Facts(size, md5.hex(), ALGORITHM, multihash.hex(), verdict, {each.copy_id: str(why) for each, why in outlets.failed.items()})
 
     async def take_made(self, attempt: Attempt, make: Callable[[Path], Awaitable[None]]) -> Facts:
-        """Have a file made by somebody else become an attempt's bytes: it is read, digested and made durable. Raises as `make` and `take_in`."""
+        """Have a file made by somebody else become an attempt's bytes: read, digested and made durable. Raises as `make` and `take_in`."""
         store: Any = self._stores[attempt.store]
         await attempt.unless_stopped(make(store.place(attempt.url)))
         attempt.writer = writer = await outcome(store.adopt(attempt.url))

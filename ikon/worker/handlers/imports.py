@@ -11,8 +11,6 @@ from ikon.model.imports import DIRECT
 from ikon.model.job import Job
 from ikon.problems import ImageRefused, Problem
 from ikon.steps.base import Step
-from ikon.steps.convert import Convert
-from ikon.steps.decompress import Decompress
 from ikon.steps.inject_metadata import InjectMetadata
 from ikon.steps.staging import context, drop
 from ikon.steps.store import Store
@@ -68,7 +66,5 @@ class CopyImage:
         events.add(conn, context(job), "image.import.failed", image, str(why))
 
 
-STEPS: dict[str, Step] = {
-    step.name: step for step in (WebDownload(), Decompress(), Convert(), InjectMetadata(), Store(staged=True))
-}
+STEPS: dict[str, Step] = {step.name: step for step in (WebDownload(), InjectMetadata(), Store(staged=True))}
 KINDS: dict[str, Kind] = {"import": Import(), "copy": CopyImage()}
