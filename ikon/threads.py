@@ -82,7 +82,10 @@ class Pool:
         if self._patience_s < math.inf and not self._looking:
             self._looking = True
             loop.call_later(self._patience_s / LOOKS, self._look, loop)
-        return await future
+        try:
+            return await future
+        finally:
+            del future  # an exception holds this frame, and would with it hold itself, and all that its other frames hold
 
     def leave(self, fn: Callable[[], Any]) -> None:
         """Have fn called by a thread when there is one for it. From anywhere, even a destructor, once `run` has been used."""
