@@ -229,7 +229,9 @@ class Reader:
 
     def close(self) -> None:
         """Let go of the file at hand."""
-        self._file = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 _buffers = threading.local()
