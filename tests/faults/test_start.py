@@ -12,7 +12,8 @@ from tests.faults.test_slow_clients import listing
 from tests.faults.world import Ikon, eventually, noise
 
 UPLOADS, DELETIONS = 1000, 4000
-FIRST_ANSWER_S = 1.5
+#: Seconds by which the first answer may come later than that of a server without leftovers; with a busy machine in mind.
+LATER_S = 1.0
 
 
 def leave_behind(server: Ikon) -> list[str]:
@@ -42,6 +43,8 @@ def leave_behind(server: Ikon) -> list[str]:
 @pytest.mark.slow
 def test_thousands_of_leftovers_do_not_delay_the_first_answer_and_all_of_them_are_ended(tmp_path: Path, say: Say) -> None:
     with Ikon(tmp_path) as server:
+        server.stop()
+        plain_s = server.start()
         saving = leave_behind(server)
         first_s = server.start()
         waiting = len(server.files())
@@ -50,9 +53,9 @@ def test_thousands_of_leftovers_do_not_delay_the_first_answer_and_all_of_them_ar
         took = listing(server, 3)
         ended_s = server.settle(within_s=60)
         say(
-            f"{UPLOADS} uploads and {DELETIONS} deletions left: first answer {first_s:.2f} s, then {waiting} files lay there, "
+            f"{UPLOADS} uploads and {DELETIONS} deletions left: first answer {first_s:.2f} s (without them {plain_s:.2f} s), then {waiting} files lay there, "
             f"lists meanwhile {max(took):.3f} s at worst, all ended {ended_s:.1f} s later"
         )
-        assert first_s < FIRST_ANSWER_S
+        assert first_s < plain_s + LATER_S
         assert max(took) < 1
         assert len(server.files()) == 1
