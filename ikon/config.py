@@ -67,6 +67,17 @@ class Formats(Struct, frozen=True, forbid_unknown_fields=True):
     ] = True
 
 
+class Conversion(Struct, frozen=True, forbid_unknown_fields=True):
+    """What imported images are converted to, and what one conversion may use."""
+
+    output_format: Annotated[
+        Literal["", "raw", "qcow2", "vmdk"], Meta(description="disk_format that imported images are converted to; empty: none is.")
+    ] = ""
+    memory_mib: Annotated[int, Meta(ge=256, description="MiB of addresses that a conversion may take.")] = 1024
+    cpu_s_gib: Annotated[Seconds, Meta(description="Seconds of processor time for each GiB of the disk, besides 60.")] = 60.0
+    time_s_gib: Annotated[Seconds, Meta(description="Seconds for each GiB of the disk, besides 60.")] = 300.0
+
+
 class Http(Struct, frozen=True, forbid_unknown_fields=True):
     """How long and how much the server waits for a client."""
 
@@ -135,6 +146,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     quota: Annotated[Quota, Meta(description="What one project may hold.")] = Quota()
     limits: Annotated[Limits, Meta(description="Bounds on single requests and images.")] = Limits()
     formats: Annotated[Formats, Meta(description="What the bytes of an image may be.")] = field(default_factory=Formats)
+    conversion: Annotated[Conversion, Meta(description="What imported images are converted to, and what that may use.")] = Conversion()
     http: Annotated[Http, Meta(description="How long and how much the server waits for a client.")] = Http()
     cors: Annotated[Cors, Meta(description="Web pages that may use the API from a browser.")] = Cors()
 
