@@ -86,6 +86,9 @@ class Imports(Struct, frozen=True, forbid_unknown_fields=True):
     methods: Annotated[list[Literal["glance-direct", "web-download", "copy-image"]], Meta(description="Import methods on offer.")] = field(
         default_factory=lambda: ["glance-direct", "web-download", "copy-image"]
     )
+    decompress: Annotated[
+        bool, Meta(description="Unpack gzip, xz, zstd and zip data at import, unless container_format is compressed.")
+    ] = False
     inject: Annotated[dict[str, str], Meta(description="Properties that imported images are given.")] = field(default_factory=dict)
     inject_except_roles: Annotated[list[str], Meta(description="Roles whose imports are given no properties.")] = field(
         default_factory=lambda: ["admin"]
@@ -102,6 +105,17 @@ class Jobs(Struct, frozen=True, forbid_unknown_fields=True):
     per_store: Annotated[
         Count, Meta(description="Jobs into one store that are worked on at once, everywhere together; 0 sets no limit.")
     ] = 0
+
+
+class Conversion(Struct, frozen=True, forbid_unknown_fields=True):
+    """What imported images are converted to, and what one conversion may use."""
+
+    output_format: Annotated[
+        Literal["", "raw", "qcow2", "vmdk"], Meta(description="disk_format that imported images are converted to; empty: none is.")
+    ] = ""
+    memory_mib: Annotated[int, Meta(ge=256, description="MiB of addresses that a conversion may take.")] = 1024
+    cpu_s_gib: Annotated[Seconds, Meta(description="Seconds of processor time for each GiB of the disk, besides 60.")] = 60.0
+    time_s_gib: Annotated[Seconds, Meta(description="Seconds for each GiB of the disk, besides 60.")] = 300.0
 
 
 class Http(Struct, frozen=True, forbid_unknown_fields=True):
@@ -198,6 +212,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     staging: Annotated[Staging, Meta(description="Where data waits between its arrival and its import.")] = Staging()
     imports: Annotated[Imports, Meta(description="How data comes into images beside uploads.")] = field(default_factory=Imports)
     jobs: Annotated[Jobs, Meta(description="Work that outlives a request.")] = Jobs()
+    conversion: Annotated[Conversion, Meta(description="What imported images are converted to, and what that may use.")] = Conversion()
     http: Annotated[Http, Meta(description="How long and how much the server waits for a client.")] = Http()
     cors: Annotated[Cors, Meta(description="Web pages that may use the API from a browser.")] = Cors()
     egress: Annotated[Egress, Meta(description="What Ikon may fetch from elsewhere.")] = Egress()

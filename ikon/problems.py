@@ -163,6 +163,19 @@ class UnsafeImage(ImageRefused):
     title = "Image is not safe"
 
 
+class PackedDataRefused(ImageRefused):
+    """The compressed data is not taken."""
+
+    title = "Compressed data is refused"
+    hint = "Taken are gzip, xz, zstd, and zip with one deflated file; whole, nothing behind, up to 200 times their size"
+
+
+class ConversionFailed(ImageRefused):
+    """The image cannot be converted."""
+
+    title, hint = "Image cannot be converted", "Look whether `qemu-img check` and `qemu-img convert` take it, and send what they make"
+
+
 class RangeNotSatisfiable(Problem):
     """The range requested is not available."""
 
@@ -194,6 +207,18 @@ class Unavailable(Problem):
     """The service cannot answer now."""
 
     status, title = 503, "Unavailable"
+
+
+class ConversionUnavailable(Unavailable):
+    """Images cannot be converted here."""
+
+    title, hint = "Cannot convert", "The operator has been told; an image that is already in the wanted format needs no conversion"
+
+
+class NoRoom(Unavailable):
+    """There is no room here to work on the image."""
+
+    title, hint = "No room to work", "Try again later; the operator has been told"
 
 
 class StoreDown(Unavailable):

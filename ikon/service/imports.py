@@ -118,6 +118,8 @@ def _steps(kit: Kit, request: Request) -> list[str]:
     rules = kit.settings
     chosen = {
         "web-download": request.method == WEB,
+        "decompress": rules.imports.decompress,
+        "convert": bool(rules.conversion.output_format),
         "inject-metadata": bool(rules.imports.inject),
         "store": True,
     }

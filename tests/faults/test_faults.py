@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -74,19 +73,6 @@ def in_step(server: Ikon, misfortune: Misfortune) -> Iterable[bytes]:
 
 def in_chunks() -> Iterable[bytes]:
     return pieces(DATA, 100_000)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    subprocess.run([*sudo, "mount", "-t", "tmpfs", "-o", f"size=8m,mode=700,uid={os.geteuid()}", "ikon-test", disk], check=True)
-    try:
-        yield disk
-    finally:
-        subprocess.run([*sudo, "umount", "-l", disk], check=True)
 
 
 def fill(disk: Path, leave: int) -> Path:

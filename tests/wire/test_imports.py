@@ -1,9 +1,14 @@
 """Staging, import and tasks: what they do, what they refuse, and what is left behind."""
 
+import gzip
 import hashlib
+import io
 import json
+import lzma
+import subprocess
 import time
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +28,25 @@ def ikon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ikon]:
     with Ikon(tmp_path_factory.mktemp("imports"), egress={"allowed_networks": ["127.0.0.0/8"]}) as server:
         yield server
         assert not [word for word in UNFORESEEN if word in server.said()]
+
+
+@pytest.fixture(scope="module")
+def unpacking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ikon]:
+    with Ikon(tmp_path_factory.mktemp("unpacking"), imports={"decompress": True}) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def converting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ikon]:
+    with Ikon(tmp_path_factory.mktemp("converting"), conversion={"output_format": "qcow2"}) as server:
+        yield server
+
+
+def zipped(data: bytes) -> bytes:
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("disk.raw", data)
+    return made.getvalue()
 
 
 def stage(ikon: Ikon, image: str, data: bytes, who: Persona = MEMBER) -> Answer:
@@ -255,6 +279,44 @@ def test_imported_images_are_given_properties_unless_the_role_is_exempt(tmp_path
             assert stage(ikon, image, DATA, who=who).status == 204
             assert start(ikon, image, DIRECT, who=who).status == 202
             assert ("nightly" in ended(ikon, image, who=who)) == has
+
+
+@pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, zipped, lambda data: data], ids=["gzip", "xz", "zip", "not at all"])
+def test_packed_data_is_unpacked_where_the_operator_wants_it(unpacking: Ikon, pack: Callable[[bytes], bytes]) -> None:
+    image = new(unpacking)
+    assert stage(unpacking, image, pack(DATA)).status == 204
+    assert start(unpacking, image, DIRECT).status == 202
+    record = ended(unpacking, image)
+    assert (record["status"], record["size"], record["checksum"]) == ("active", len(DATA), hashlib.md5(DATA).hexdigest())
+
+
+def test_a_bomb_is_refused_and_its_data_is_not_kept(unpacking: Ikon) -> None:
+    image = new(unpacking)
+    assert stage(unpacking, image, gzip.compress(bytes(300_000_000))).status == 204
+    assert start(unpacking, image, DIRECT).status == 202
+    record = ended(unpacking, image)
+    assert (record["status"], record["size"]) == ("queued", None)
+    assert "200 times its size" in unpacking.get(f"/v2/images/{image}/tasks").json["tasks"][0]["message"]
+    eventually(lambda: not staged_files(unpacking))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["raw", "vmdk", "vdi", "vhdx"])
+def test_disks_are_converted_to_the_format_that_the_operator_wants(converting: Ikon, form: str, tmp_path: Path) -> None:
+    source, kept = tmp_path / f"disk.{form}", tmp_path / "kept.qcow2"
+    plain = tmp_path / "plain"
+    plain.write_bytes(DATA + bytes(1 << 20) + DATA)
+    subprocess.run(["qemu-img", "convert", "-f", "raw", "-O", form, plain, source], check=True)
+    image = new(converting, disk_format=form)
+    assert stage(converting, image, source.read_bytes()).status == 204
+    assert start(converting, image, DIRECT).status == 202
+
+    record = ended(converting, image)
+
+    assert (record["status"], record["disk_format"]) == ("active", "qcow2")
+    kept.write_bytes(converting.download(image).body)
+    subprocess.run(["qemu-img", "compare", "-f", form, "-F", "qcow2", source, kept], check=True, stdout=subprocess.DEVNULL)
+    assert record["virtual_size"] >= plain.stat().st_size
 
 
 @pytest.mark.slow

@@ -9,14 +9,19 @@ from ikon.db import copies, events, images
 from ikon.model.image import Importing
 from ikon.model.imports import DIRECT
 from ikon.model.job import Job
-from ikon.problems import ImageRefused, Problem
+from ikon.problems import ImageRefused, ImageTooLarge, Problem
 from ikon.steps.base import Step
+from ikon.steps.convert import Convert
+from ikon.steps.decompress import Decompress
 from ikon.steps.inject_metadata import InjectMetadata
 from ikon.steps.staging import context, drop
 from ikon.steps.store import Store
 from ikon.steps.web_download import WebDownload
 from ikon.stores.registry import STAGING
 from ikon.worker.kinds import Kind
+
+#: What is wrong with the data itself, so that no other try can go better with it.
+NEVER = (ImageRefused, ImageTooLarge)
 
 
 class Import:
@@ -33,7 +38,7 @@ class Import:
             return
         staged = [copy for copy in copies.of_image(conn, image.id) if copy.store == STAGING and copy.state == "ready"]
         direct = job.input["request"]["method"] == DIRECT
-        if isinstance(why, ImageRefused):
+        if isinstance(why, NEVER):
             drop(conn, image)
             staged = []
         image = images.save(
@@ -66,5 +71,5 @@ class CopyImage:
         events.add(conn, context(job), "image.import.failed", image, str(why))
 
 
-STEPS: dict[str, Step] = {step.name: step for step in (WebDownload(), InjectMetadata(), Store(staged=True))}
+STEPS: dict[str, Step] = {step.name: step for step in (WebDownload(), Decompress(), Convert(), InjectMetadata(), Store(staged=True))}
 KINDS: dict[str, Kind] = {"import": Import(), "copy": CopyImage()}
