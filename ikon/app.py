@@ -31,6 +31,7 @@ from ikon.stores.registry import open_stores
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
 from ikon.worker.handlers.imports import KINDS
+from ikon.worker.kinds import Kinds
 from ikon.worker.loop import Worker
 
 #: Seconds that undoing and saying goodbye may take when the server ends.
@@ -53,7 +54,7 @@ async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
     intake = Intake(db, stores, lease, settings.buffer_mib * MIB, limited=bool(settings.quota.bytes))
     outflow, passwords = Outflow(db, stores, settings.node), Passwords()
     try:
-        yield Kit(settings, db, lease, stores, Queue(), intake, outflow, passwords)
+        yield Kit(settings, db, lease, stores, Queue(), intake, outflow, Kinds(KINDS), passwords)
     finally:
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)
