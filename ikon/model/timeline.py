@@ -18,7 +18,7 @@ from ikon.model.job import Job
 #: Seconds after which a job that still waits for its turn is worth a word: without a broker it is found within 13 s.
 LONG_S = 30
 #: What ended, or began, an image's data; the last of them says why it is as it is.
-DECIDES = re.compile(r"image\.(create|prepare|stage|activate|import|upload\.failed|import\.failed)")
+DECIDES = re.compile(r"image\.(create|prepare|stage|activate|import|upload\.failed|upload\.refused|import\.failed)")
 
 
 class Fact(Struct, frozen=True, kw_only=True):
@@ -132,7 +132,7 @@ CAUSES = [
     Cause("StoreDenied", "A store refuses to be written to: {said}",
           "Let the server's user write there; is it mounted read-only?", OTHER_STORE),
     Cause("StoreDown", "A store hangs: {said}", STORES, OTHER_STORE, said="too long"),
-    Cause("StoreDown", "A store is gone, or does not answer: {said}", STORES, OTHER_STORE),
+    Cause("StoreDown", "A store is gone or fails: {said}", STORES, OTHER_STORE),
     Cause("DataUnavailable", "A copy in store {store} is damaged or gone: {said}", COPY, TOLD, where=r"^image\.copy\.suspect"),
     Cause("StagedDataGone", "The staged data was lost, or is damaged: the staging area has it no more", STAGING, "Bring the data again"),
     Cause("DataUnavailable", "The staged data was lost, or is damaged: {said}", STAGING, "Bring the data again",
@@ -181,6 +181,7 @@ CAUSES = [
 
 STILL = "what finished steps did, and staged data"
 EFFECTS = [
+    Effect(r"^image\.upload\.refused", "The image stays queued, without data", "nothing: none of the data was read"),
     Effect(r"^image\.upload\.failed uploading", "The image is queued again, without staged data", "nothing of the data that had come"),
     Effect(r"^image\.upload\.failed", "The image is queued again, without data", "nothing of the data that had come"),
     Effect(r"^image\.import\.failed .*copy", "The image stays as it was, in the stores that it had", "all data that it had"),
@@ -209,6 +210,7 @@ WHAT = {
     "image.import.cancel": "the end of the import was asked for",
     "image.import.failed": "the import failed in step {step}",
     "image.upload.failed": "the upload failed",
+    "image.upload.refused": "an upload was refused",
     "image.job.put_off": "step {step} failed in attempt {attempt}",
     "image.job.lost": "attempt {attempt} was lost in step {step}",
     "image.job.handed_back": "attempt {attempt} was left in step {step}",
@@ -299,7 +301,7 @@ TELLTALE = re.compile(
     r"[A-Za-z][\w+.-]*://\S+"
     r"|(?<![\w.])/[^\s,;:'\")\]]+"
     r"|\b\d{1,3}(?:\.\d{1,3}){3}\b(?::\d+)?"
-    r"|\[?(?:[0-9A-Fa-f]{0,4}:){2,}[0-9A-Fa-f.]*\]?"
+    r"|\[?(?:(?:[0-9A-Fa-f]{1,4}:){3,}|[0-9A-Fa-f:]*::)[0-9A-Fa-f:.]*\]?"
     r"|\b[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\b"
     r"|\b(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+(?:[A-Za-z]{2,})\b(?::\d+)?"
 )
