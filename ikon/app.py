@@ -32,6 +32,7 @@ from ikon.transfer.fetch import Fetcher
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
 from ikon.worker.handlers.imports import KINDS
+from ikon.worker.kinds import Kinds
 from ikon.worker.loop import Worker
 
 #: Seconds that undoing and saying goodbye may take when the server ends.
@@ -54,7 +55,7 @@ async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
     intake = Intake(db, stores, lease, settings.buffer_mib * MIB, limited=bool(settings.quota.bytes))
     outflow, passwords = Outflow(db, stores, settings.node), Passwords()
     try:
-        yield Kit(settings, db, lease, stores, Queue(), intake, outflow, fetcher, passwords)
+        yield Kit(settings, db, lease, stores, Queue(), intake, outflow, fetcher, Kinds(KINDS), passwords)
     finally:
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)

@@ -109,6 +109,18 @@ class ImageDeleted(Problem):
     status, title = 410, "Image was deleted"
 
 
+class StagedDataGone(Conflict):
+    """The staged data of this image is gone."""
+
+    title, hint = "Staged data is gone", "Delete the image, and stage it again"
+
+
+class Cancelled(Conflict):
+    """It was cancelled."""
+
+    title = "Cancelled"
+
+
 class VersionMismatch(Problem):
     """The image has changed since you read it (If-Match)."""
 
@@ -219,6 +231,30 @@ class NoRoom(Unavailable):
     """There is no room here to work on the image."""
 
     title, hint = "No room to work", "Try again later; the operator has been told"
+
+
+class Interrupted(Unavailable):
+    """The server that was at work on this stopped before it was complete."""
+
+    title = "Server stopped"
+
+
+class LeaseLost(Unavailable):
+    """The server lost touch with its database for too long, and others took over what it was at work on."""
+
+    title = "Server lost touch with its database"
+
+
+class ServerFailed(Unavailable):
+    """The server failed while it worked on this; its log says how."""
+
+    title = "Server failed"
+
+
+class WornOut(Unavailable):
+    """The processes that worked on it ended too often while they did."""
+
+    title = "Begun too often"
 
 
 class StoreDown(Unavailable):

@@ -162,7 +162,8 @@ def _delete(conn: Connection, ctx: Context, image_id: str) -> list[Copy]:
     if image.importing.job is not None:
         jobs.cancel(conn, image.importing.job)
     images.delete(conn, image)
-    events.add(conn, ctx, "image.delete", msgspec.structs.replace(image, version=image.version + 1))
+    was = msgspec.json.encode({"was": image.status, "owner": image.owner}).decode()
+    events.add(conn, ctx, "image.delete", msgspec.structs.replace(image, version=image.version + 1), was)
     return found
 
 

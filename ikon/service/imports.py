@@ -14,7 +14,7 @@ from ikon.model.image import UUID, Image, Importing
 from ikon.model.imports import COPY, DIRECT, WEB, Request, require_ready
 from ikon.model.job import ANY, BACKGROUND, USER, Job, New, node_queue
 from ikon.model.tasks import Tasks
-from ikon.problems import BadRequest, Conflict, ImageTooLarge, NotFound, OutcomeUnknown
+from ikon.problems import BadRequest, Conflict, ImageTooLarge, NotFound, OutcomeUnknown, StagedDataGone
 from ikon.queue import new_id
 from ikon.service.data import new_attempt, record
 from ikon.service.images import reachable
@@ -93,13 +93,14 @@ def _start(conn: Connection, ctx: Context, image_id: str, request: Request, name
     status = image.status if request.method == COPY else "importing"
     image = images.save(conn, image, msgspec.structs.replace(image, status=status, importing=Importing(job_id, targets)))
     given = {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
+    asked = {"request": given, "stores": targets, "steps": steps, "roles": sorted(ctx.roles)}
     jobs.enqueue(
         conn,
         New(
             id=job_id,
             kind="copy" if request.method == COPY else "import",
             image_id=image_id,
-            input={"request": given, "stores": targets, "steps": steps, "roles": sorted(ctx.roles)},
+            input=asked | ({"staged": staged.id} if staged else {}),
             project=image.owner or ctx.project or "",
             store=targets[0],
             queue=queue,
@@ -127,10 +128,10 @@ def _steps(kit: Kit, request: Request) -> list[str]:
 
 
 def staged_copy(conn: Connection, image: Image) -> Copy:
-    """The image's staged data. Raises Conflict when there is none, which only a lost disk can bring about."""
+    """The image's staged data. Raises StagedDataGone when there is none, which only a lost disk can bring about."""
     found = [copy for copy in copies.of_image(conn, image.id) if copy.store == STAGING and copy.state == "ready"]
     if not found:
-        raise Conflict("The staged data of this image is gone. Delete the image, and stage it again")
+        raise StagedDataGone
     return found[0]
 
 

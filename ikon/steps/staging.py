@@ -13,7 +13,7 @@ from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import Image
 from ikon.model.job import Job, node_queue
-from ikon.problems import Conflict
+from ikon.problems import StagedDataGone
 from ikon.service.data import new_attempt, record
 from ikon.steps.base import Work
 from ikon.stores.registry import STAGING
@@ -30,14 +30,14 @@ def context(job: Job) -> Context:
 
 
 def find(conn: Connection, job: Job) -> tuple[Image, Copy]:
-    """A job's image and the staged data to go on from. Raises what `lost` does, and Conflict when the data is gone."""
-    image = images.lock(conn, job.image_id or "")
+    """A job's image and the staged data to go on from. Raises what `lost` does, and StagedDataGone."""
+    image = images.get(conn, job.image_id or "")
     if image is None:
         raise lost(conn, job.image_id or "")
     found = [copy for copy in copies.of_image(conn, image.id) if copy.store == STAGING and copy.state == "ready"]
     named = [copy for copy in found if copy.id == job.checkpoint.get("staged", copy.id)]
     if not named:
-        raise Conflict("The staged data of this image is gone. Bring it again")
+        raise StagedDataGone
     return image, named[0]
 
 

@@ -98,5 +98,8 @@ class Store:
         else:
             copies.drop_digests(conn, image.id, attempts[0].copy_id)  # the first copy's say the same of the same bytes
         image = images.save(conn, image, msgspec.structs.replace(image, **changes))
+        for attempt in attempts:
+            if why := facts.failed.get(attempt.copy_id):
+                events.failed(conn, ctx, "image.store.failed", image, why, **events.job_facts(job), store=attempt.store)
         events.add(conn, ctx, "image.activate" if self._staged else "image.update", image, f"stored in {', '.join(changes['stores'])}")
         return {}

@@ -17,7 +17,8 @@ import msgspec
 from sqlalchemy import Connection
 
 from ikon import log, metrics
-from ikon.db import copies, images
+from ikon.context import Context
+from ikon.db import copies, events, images
 from ikon.db.copies import READABLE, Copy
 from ikon.db.engine import Database
 from ikon.model.image import Image
@@ -221,7 +222,7 @@ class Reader:
 
     async def _doubt(self, copy: Copy, why: str) -> None:
         try:
-            if await self._db.write(copies.suspect, copy.id):
+            if await self._db.write(_suspect, copy, why):
                 metrics.SUSPECT.inc()
                 log.get().error("copy is suspect", image=self._image.id, store=copy.store, copy=copy.id, because=why)
         except Problem as problem:
@@ -235,6 +236,16 @@ class Reader:
 
 
 _buffers = threading.local()
+
+
+def _suspect(conn: Connection, copy: Copy, why: str) -> bool:
+    """Mark a copy, and say in the image's timeline what was seen. True for the first who does."""
+    if not copies.suspect(conn, copy.id):
+        return False
+    if (image := images.get(conn, copy.image_id)) is not None:
+        seen = DataUnavailable(f"What was read of the copy is not the image's data: {why}")
+        events.failed(conn, Context(user="reader"), "image.copy.suspect", image, seen, store=copy.store)
+    return True
 
 
 def _good_blocks(fd: int, first: int, digests: bytes, sizes: list[int]) -> int:

@@ -10,7 +10,7 @@ from ikon import log
 from ikon.db import images, jobs
 from ikon.kit import Kit
 from ikon.model.job import ANY, Job, Limits, is_worn_out, may_try_again, node_queue, retry_in_s
-from ikon.problems import OutcomeUnknown, Problem, Unavailable
+from ikon.problems import Cancelled, Interrupted, OutcomeUnknown, Problem, ServerFailed, Unavailable, WornOut
 from ikon.steps.base import Change, Step, Stopped
 from ikon.worker.kinds import Kind
 
@@ -19,8 +19,7 @@ LOOK_S, BEAT_S = 10.0, 3.0
 #: Jobs that are queued again at one look.
 SWEPT = 200
 TAKEN_AWAY = "taken away"
-CANCELLED = Problem("It was cancelled.")
-WORN_OUT = Problem("The processes that worked on it ended too often while they did.")
+CANCELLED, WORN_OUT = Cancelled(), WornOut()
 
 
 class Running:
@@ -78,6 +77,7 @@ class Worker:
         self._queues = (ANY, node_queue(kit.lease.node))
         self._running: dict[str, Running] = {}
         self._random = random.Random()  # noqa: S311  spreads claims, guards nothing
+        self._unrecorded: dict[str, Problem] = {}  # why jobs failed here while the database could not be told
         self._stopping = False
 
     async def run(self) -> None:
@@ -121,6 +121,7 @@ class Worker:
     async def heartbeat(self) -> None:
         """Learn which jobs were cancelled or taken away, hand back those that nobody here runs, and record progress."""
         recorded = {(held.id, held.attempt): held for held in await self._kit.db.read(jobs.held, self._kit.lease.id)}
+        self._unrecorded = {job_id: why for job_id, why in self._unrecorded.items() if any(job_id == held for held, _ in recorded)}
         for running in list(self._running.values()):
             held = recorded.pop((running.job.id, running.job.attempt), None)
             if held is None:
@@ -133,7 +134,8 @@ class Worker:
                 await self._kit.db.write(jobs.progress, running.job, done, total)
         for job_id, _ in recorded:
             if job_id not in self._running and (job := await self._kit.db.read(jobs.get, job_id)):
-                await self._kit.db.write(jobs.hand_back, job)  # the answer to our claim was lost
+                why = self._unrecorded.pop(job_id, None)  # None: the answer to our claim was lost
+                await self._kit.db.write(jobs.hand_back, job, why)
 
     async def _carry_out(self, running: Running) -> None:
         """Run a job to its end, or to where another process can go on. Never raises: the worker goes on."""
@@ -151,7 +153,7 @@ class Worker:
             await self._failed(running, problem)
         except Exception:
             log.get().exception("job failed", job=job.id, kind=job.kind)
-            await self._failed(running, Unavailable("the server failed while it worked on this; its log says how"))
+            await self._failed(running, ServerFailed())
         finally:
             self._running.pop(job.id, None)
             self._kit.queue.ring()
@@ -163,10 +165,11 @@ class Worker:
         try:
             if isinstance(problem, Unavailable) and may_try_again(job):
                 in_s = retry_in_s(job.failures + 1) * self._random.uniform(0.75, 1.25)
-                await self._kit.db.write(jobs.put_off, job, str(problem), in_s)
+                await self._kit.db.write(jobs.put_off, job, problem, in_s)
             else:
                 await self._give_up(running, problem)
         except Problem as error:
+            self._unrecorded[job.id] = problem
             log.get().warning("job left as it is", job=job.id, because=str(error))  # the heartbeat hands it back
 
     async def _stopped(self, running: Running) -> None:
@@ -175,7 +178,7 @@ class Worker:
             if running.stopped == "cancelled":
                 await self._give_up(running, CANCELLED)
             elif running.stopped != TAKEN_AWAY:
-                await self._kit.db.write(jobs.hand_back, running.job)
+                await self._kit.db.write(jobs.hand_back, running.job, Interrupted())
         except Problem as error:
             log.get().warning("job left as it is", job=running.job.id, because=str(error))
 

@@ -52,7 +52,8 @@ class Import:
                 importing=Importing(None, [], image.importing.to),
             ),
         )
-        events.add(conn, context(job), "image.import.failed", image, str(why))
+        kept = staged[0].size if staged else None
+        events.failed(conn, context(job), "image.import.failed", image, why, **events.job_facts(job), kept=kept)
 
 
 class CopyImage:
@@ -68,7 +69,7 @@ class CopyImage:
         if image is None or image.importing.job != job.id:
             return
         image = images.save(conn, image, msgspec.structs.replace(image, importing=Importing(None, [], image.importing.to)))
-        events.add(conn, context(job), "image.import.failed", image, str(why))
+        events.failed(conn, context(job), "image.import.failed", image, why, **events.job_facts(job))
 
 
 STEPS: dict[str, Step] = {step.name: step for step in (WebDownload(), Decompress(), Convert(), InjectMetadata(), Store(staged=True))}
