@@ -14,19 +14,25 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import uvicorn
 
 from ikon import log
+from ikon.api.deadlines import Limits as HttpLimits
 from ikon.api.door import Door
-from ikon.api.protocol import Limits, protocol_class
+from ikon.api.protocol import protocol_class
 from ikon.config import MIB, Settings
 from ikon.db import schema, usage
 from ikon.db.engine import Database, make_engine
 from ikon.db.lease import Lease, lock_file
 from ikon.kit import Kit
+from ikon.model.job import Limits
 from ikon.passwords import Passwords
 from ikon.periodic import base, heartbeat, reaper
 from ikon.problems import Problem, StartError
+from ikon.queue import Queue
 from ikon.stores.registry import open_stores
+from ikon.transfer.fetch import Fetcher
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
+from ikon.worker.handlers.imports import KINDS
+from ikon.worker.loop import Worker
 
 #: Seconds that undoing and saying goodbye may take when the server ends.
 FAREWELL_S = 5.0
@@ -39,7 +45,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  #: malloc.h
 @contextlib.asynccontextmanager
 async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
     """All parts, ready to work, and let go of in order. Raises StartError."""
-    stores = open_stores(settings)
+    stores, fetcher = open_stores(settings), Fetcher(settings)
     db = Database(settings.database)
     lease = Lease(db, settings.node, settings.run)
     await lease.start()
@@ -48,12 +54,12 @@ async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
     intake = Intake(db, stores, lease, settings.buffer_mib * MIB, limited=bool(settings.quota.bytes))
     outflow, passwords = Outflow(db, stores, settings.node), Passwords()
     try:
-        yield Kit(settings, db, lease, stores, intake, outflow, passwords)
+        yield Kit(settings, db, lease, stores, Queue(), intake, outflow, fetcher, passwords)
     finally:
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)
         await db.close()
-        for part in (intake, passwords, stores):
+        for part in (intake, fetcher, passwords, stores):
             part.close()
 
 
@@ -170,6 +176,8 @@ async def _serve(settings: Settings, listening: list[socket.socket], began: floa
     async with open_kit(settings) as kit, asyncio.TaskGroup() as group:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(reaper.take_over_lost(kit), TAKE_OVER_S)
+        worker = Worker(kit, KINDS, settings.jobs.slots, Limits(settings.jobs.per_project, settings.jobs.per_store))
+        working = group.create_task(worker.run())
         tasks = [
             group.create_task(base.every(heartbeat.EVERY_S, kit, heartbeat.run_once)),
             group.create_task(base.every(reaper.EVERY_S, kit, reaper.run_once, role=f"reaper@{settings.node}")),
@@ -178,7 +186,9 @@ async def _serve(settings: Settings, listening: list[socket.socket], began: floa
         gc.freeze()  # a full collection looked at 60,000 lasting objects each time, some 30 ms in which nobody is served
         log.get().info("serving", listen=settings.listen, data=settings.data, started_in_ms=round(1000 * (time.monotonic() - began)))
         await server.serve(sockets=listening)
-        for task in tasks:
+        worker.stop()
+        await asyncio.wait([working], timeout=FAREWELL_S)
+        for task in (*tasks, working):
             task.cancel()
         if unfinished := server.server_state.tasks:  # told to end when the grace time was over: they undo what they had begun
             for request in unfinished if server.force_exit else ():
@@ -189,7 +199,7 @@ async def _serve(settings: Settings, listening: list[socket.socket], began: floa
 
 def _uvicorn(settings: Settings, app: Door) -> uvicorn.Config:
     http = settings.http
-    limits = Limits(
+    limits = HttpLimits(
         header_timeout_s=http.header_timeout_s,
         header_bytes=http.header_bytes,
         url_bytes=http.url_bytes,

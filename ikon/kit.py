@@ -6,7 +6,9 @@ from ikon.config import Settings
 from ikon.db.engine import Database
 from ikon.db.lease import Lease
 from ikon.passwords import Passwords
+from ikon.queue import Queue
 from ikon.stores.registry import Stores
+from ikon.transfer.fetch import Fetcher
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
 
@@ -19,6 +21,8 @@ class Kit:
     db: Database
     lease: Lease
     stores: Stores
+    queue: Queue
     intake: Intake
     outflow: Outflow
+    fetcher: Fetcher
     passwords: Passwords = field(default_factory=Passwords)

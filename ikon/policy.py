@@ -69,6 +69,8 @@ RULES: dict[str, Rule] = {
     "get_image_location": _in_project("reader"),
     "delete_image_location": _admin,
     "copy_image": _admin,
+    "get_image_tasks": _in_project("reader"),
+    "tasks_api_access": _admin,
     "add_member": _in_project("member"),
     "get_member": _either(_in_project("reader"), _shared_with("reader")),
     "get_members": _either(_in_project("reader"), _shared_with("reader")),

@@ -4,6 +4,7 @@ A problem is raised where it is noticed and turned into a response by `api/` alo
 caller sent or may see; facts for the operator go into the log.
 """
 
+from collections.abc import Iterable
 from http import HTTPStatus
 
 REASONS = {413: "Request Entity Too Large", 416: "Request Range Not Satisfiable"}  # clients match on these phrases, not on the newer ones
@@ -258,6 +259,77 @@ class TooSlow(Unavailable):
     """The answer would take longer than the time allowed."""
 
     title, hint = "Took too long", "Narrow the filters, or use the default sort"
+
+
+# What is wrong with a source that was to be fetched
+
+
+class SourceProblem(Problem):
+    """The source cannot be fetched.
+
+    `because` tells the operator why. It never goes to a client: what differs by address or port would scan the network for whoever asks.
+    """
+
+    status, title = 502, "Source cannot be fetched"
+
+    def __init__(self, message: str = "", *, because: str = "") -> None:
+        super().__init__(message)
+        self.because = because[:500]
+
+
+class SourceNotAllowed(SourceProblem):
+    """The URL, or one that it redirects to, is not allowed."""
+
+    status, title = 400, "Source is not allowed"
+
+    def __init__(self, ports: Iterable[int], *, because: str) -> None:
+        allowed = f"http or https, a host's name or public address, no user name, and of ports {', '.join(map(str, ports))}"
+        super().__init__(f"The URL, or one that it redirects to, is not allowed. Allowed: {allowed}", because=because)
+
+
+class SourceUnreachable(SourceProblem):
+    """The source cannot be reached, or may not be."""
+
+    title, hint = "Source cannot be reached", "Check its address, or ask the operator, whose log says more"
+
+
+class SourceDenied(SourceProblem):
+    """The source does not give the data."""
+
+    title = "Source does not give the data"
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"The source does not give the data: it answered with HTTP status {code}", because=f"HTTP status {code}")
+
+
+class SourceTooSlow(SourceProblem):
+    """The source stalled, or gave its data too slowly."""
+
+    title, hint = "Source is too slow", "Try again later, or choose another source"
+
+
+class SourceBroken(SourceProblem):
+    """The source broke off, or answered in a way that cannot be trusted."""
+
+    title = "Source is broken"
+
+
+class SourceChanged(SourceProblem):
+    """The source broke off, and does not show that what it has now is the same data."""
+
+    title, hint = "Source has changed", "Start over from its beginning"
+
+
+class SourceTooLarge(SourceProblem):
+    """The source has more data than is allowed."""
+
+    status, title = 413, "Source is too large"
+
+
+class DigestMismatch(SourceProblem):
+    """The data that came is not what the given digest says."""
+
+    title = "Digest does not match"
 
 
 class StartError(Exception):

@@ -15,18 +15,23 @@ from ikon.transfer.digests import BLOCK
 
 async def upload(request: Request) -> Response:
     """PUT /v2/images/{id}/file: store the data and make the image active; X-Image-Meta-Store names the store."""
+    require_octets(request)
+    store = request.headers.get("x-image-meta-store")
+    await data.upload(request.kit, request.ctx, request.segments["id"], request.blocks(), store=store, size=announced(request))
+    return empty()
+
+
+def require_octets(request: Request) -> None:
+    """Raises UnsupportedMediaType unless the body is said to be plain bytes."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/octet-stream":
         raise UnsupportedMediaType(
             f"The request media type {media_type or '(none)'} is not supported by this server. "
             "Image data is sent as application/octet-stream."
         )
-    store = request.headers.get("x-image-meta-store")
-    await data.upload(request.kit, request.ctx, request.segments["id"], request.blocks(), store=store, size=_announced(request))
-    return empty()
 
 
-def _announced(request: Request) -> int | None:
+def announced(request: Request) -> int | None:
     """Bytes that the client says it will send; None when it does not say."""
     text = request.headers.get("x-openstack-image-size")
     if text is None:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ikon import log, metrics
-from ikon.api import data, discovery, errors, images, info, members, tags, users
+from ikon.api import data, discovery, errors, images, imports, info, members, tags, users
 from ikon.api.auth import Identity
 from ikon.api.cors import Cors
 from ikon.api.request import Request
@@ -31,6 +31,9 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v2/images": {"GET": images.browse, "POST": images.create},
     "/v2/images/{id}": {"GET": images.show, "PATCH": images.update, "DELETE": images.delete},
     "/v2/images/{id}/file": {"GET": data.download, "PUT": data.upload},
+    "/v2/images/{id}/stage": {"PUT": imports.stage},
+    "/v2/images/{id}/import": {"POST": imports.start},
+    "/v2/images/{id}/tasks": {"GET": imports.of_image},
     "/v2/images/{id}/actions/{action}": {"POST": images.act},
     "/v2/images/{id}/members": {"GET": members.browse, "POST": members.share},
     "/v2/images/{id}/members/{project}": {"GET": members.show, "PUT": members.answer, "DELETE": members.remove},
@@ -39,6 +42,8 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v2/info/import": {"GET": info.import_methods},
     "/v2/info/stores": {"GET": info.stores},
     "/v2/info/stores/detail": {"GET": info.stores_detail},
+    "/v2/tasks": {"GET": imports.browse},
+    "/v2/tasks/{id}": {"GET": imports.show},
     "/v2/schemas/image": {"GET": info.schema_image},
     "/v2/schemas/images": {"GET": info.schema_images},
     "/v2/schemas/member": {"GET": info.schema_member},

@@ -20,6 +20,7 @@ async def create(request: Request) -> Response:
     image = await images.create(request.kit, request.ctx, new)
     headers = {
         "Location": f"{request.base_url}v2/images/{image.id}",
+        "OpenStack-image-import-methods": ",".join(request.kit.settings.imports.methods),
         "OpenStack-image-store-ids": ",".join(request.kit.stores.all),
         "ETag": etag(image.version),
     }

@@ -14,7 +14,9 @@ from ikon.service import copies
 async def import_methods(request: Request) -> Response:
     """GET /v2/info/import: the import methods on offer."""
     request.refuse_body()
-    return json({"import-methods": {"description": "Import methods available.", "type": "array", "value": []}})
+    return json(
+        {"import-methods": {"description": "Import methods available.", "type": "array", "value": request.kit.settings.imports.methods}}
+    )
 
 
 def _stores(request: Request) -> list[dict[str, Any]]:

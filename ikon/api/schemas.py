@@ -2,7 +2,7 @@
 
 from typing import Any, get_args
 
-from ikon.model.image import UUID, ContainerFormat, DiskFormat, Status, Visibility
+from ikon.model.image import CHOICES, UUID, ContainerFormat, DiskFormat, Status, Visibility
 from ikon.model.member import MemberStatus
 
 UUID_PATTERN = f"^{UUID.pattern}$"
@@ -78,7 +78,7 @@ IMAGE: dict[str, Any] = {
         "description": _known("What the image is, for people"),
         "cinder_encryption_key_id": _known("Key that decrypts a volume made from the image"),
         "cinder_encryption_key_deletion_policy": _known(
-            "Whether that key goes with the image", enum=["on_image_deletion", "do_not_delete"]
+            "Whether that key goes with the image", enum=list(CHOICES["cinder_encryption_key_deletion_policy"])
         ),
     },
     "additionalProperties": {"type": "string"},

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam
 from sqlalchemy.exc import IntegrityError
 
 from ikon.db import tables, terms
-from ikon.model.image import UUID, Image, Member
+from ikon.model.image import UUID, Image, Importing, Member
 from ikon.problems import ImageExists, StatusConflict
 
 t = tables.images
@@ -18,13 +18,14 @@ COLUMNS = [c for c in t.c if c.name != "doc"]
 NAMES = [c.name for c in COLUMNS]
 
 
-class Doc(msgspec.Struct, frozen=True):
-    """What the `doc` column holds: properties, tags, stores, members."""
+class Doc(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the `doc` column holds: properties, tags, stores, members, import."""
 
     p: dict[str, str] = {}
     t: list[str] = []
     s: list[str] = []
     m: dict[str, Member] = {}
+    i: Importing = Importing()
 
 
 ENCODER = msgspec.json.Encoder()
@@ -48,12 +49,12 @@ def _image(row: Sequence[Any]) -> Image:
     doc, values = DECODER.decode(row[-1]), list(row[:-1])
     for at in BOOLEANS:
         values[at] = bool(values[at])  # a driver may have them as numbers
-    return Image(*(*values, doc.p, doc.t, doc.s, doc.m))
+    return Image(*(*values, doc.p, doc.t, doc.s, doc.m, doc.i))
 
 
 def _values(image: Image) -> dict[str, Any]:
     values = {name: getattr(image, name) for name in NAMES}
-    values["doc"] = ENCODER.encode(Doc(image.properties, image.tags, image.stores, image.members)).decode()
+    values["doc"] = ENCODER.encode(Doc(image.properties, image.tags, image.stores, image.members, image.importing)).decode()
     return values
 
 

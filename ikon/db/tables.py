@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 #: The revision of the newest file in migrations/versions.
-SCHEMA = "0003"
+SCHEMA = "0004"
 
 metadata = sa.MetaData()
 
@@ -172,4 +172,50 @@ users = sa.Table(
     sa.Column("roles", text(255), nullable=False),  # as given, parted by commas; what they imply is not stored
     sa.Column("password", text(255), nullable=False),  # its argon2 hash
     sa.Column("created", sa.BigInteger, nullable=False),
+)
+
+jobs = sa.Table(
+    "jobs",
+    metadata,
+    sa.Column("id", text(36), primary_key=True),
+    sa.Column("kind", text(32), nullable=False),
+    sa.Column("image_id", text(36)),
+    sa.Column("request_id", text(64)),
+    sa.Column("user", text(255)),
+    sa.Column("input", long_text(), nullable=False),  # JSON
+    sa.Column("queue", text(80), nullable=False),  # which processes may run it
+    sa.Column("project", text(255), nullable=False),  # whose limits it counts against; "": nobody's
+    sa.Column("store", text(64), nullable=False),
+    sa.Column("state", text(12), nullable=False),
+    sa.Column("priority", sa.SmallInteger, nullable=False),
+    sa.Column("turn", sa.BigInteger, nullable=False),  # the order inside a priority, fair between projects
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("since", sa.Integer, nullable=False),
+    sa.Column("failures", sa.Integer, nullable=False),
+    sa.Column("step", sa.Integer, nullable=False),
+    sa.Column("checkpoint", long_text()),  # JSON
+    sa.Column("instance", text(80)),  # the process at work on it
+    sa.Column("not_before", sa.BigInteger, nullable=False),
+    sa.Column("deadline", sa.BigInteger),
+    sa.Column("cancel", sa.Boolean, nullable=False),
+    sa.Column("done_bytes", sa.BigInteger),
+    sa.Column("total_bytes", sa.BigInteger),
+    sa.Column("result", long_text()),
+    sa.Column("reason", long_text()),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("started", sa.BigInteger),
+    sa.Column("finished", sa.BigInteger),
+    sa.Column("expires", sa.BigInteger),
+    sa.Index("jobs_head", "state", "queue", "priority", "turn", "id", "project", "store"),
+    sa.Index("jobs_project", "project", "state", "queue", "priority", "turn"),
+    sa.Index("jobs_instance", "instance", "state"),
+    sa.Index("jobs_image", "image_id", "created"),
+)
+
+#: Rows that two claimers touch in turn where a limit is set: not counters.
+job_limits = sa.Table(
+    "job_limits",
+    metadata,
+    sa.Column("name", text(300), primary_key=True),
+    sa.Column("n", sa.BigInteger, nullable=False),
 )

@@ -43,14 +43,15 @@ def inspect(view: View, rules: Formats) -> Match | None:
         return match
     for region in regions.values():
         match.refuse(
-            region.offset < MIB or region.offset % MIB or region.length % MIB, "a region does not begin and end at a MiB of its own"
+            region.offset < MIB or region.length < MIB or region.offset % MIB or region.length % MIB,
+            "a region does not begin and end at a MiB of its own",
         )
         match.refuse(view.beyond(region.offset + region.length), "a region lies beyond the end of the data: the image is cut short")
     if match.refusals:
         return match
     metadata = regions[METADATA]
-    match.wants = (metadata.offset, min(metadata.length, EXTRA))
-    if view.extra_at == metadata.offset and len(view.extra) == match.wants[1]:
+    match.wants = (metadata.offset, EXTRA)
+    if view.extra_at == metadata.offset and len(view.extra) == EXTRA:
         _metadata(match, bytes(view.extra), rules, regions[BAT].length)
     return match
 

@@ -12,7 +12,7 @@ from ikon.config import Formats
 HEAD = 512 << 10
 #: Bytes kept of the end of a stream: the longest thing there is VMDK's footer with its markers, 1536 bytes.
 TAIL = 2048
-#: The longest further stretch that a detector may ask for.
+#: Bytes of the further stretch that a detector may ask for.
 EXTRA = 128 << 10
 SECTOR = 512
 REASONS = 5

@@ -47,6 +47,8 @@ FORMATS = ("disk_format", "container_format")
 
 #: Custom properties that clients may send as null, which means that they are not set.
 NULLABLE = frozenset(("kernel_id", "ramdisk_id"))
+#: Custom properties that have one of a few values.
+CHOICES = {"cinder_encryption_key_deletion_policy": ("on_image_deletion", "do_not_delete")}
 
 
 class Writable(Struct, frozen=True, forbid_unknown_fields=True):
@@ -73,6 +75,17 @@ class Member(Struct, frozen=True, array_like=True):
     status: str
     created: int
     updated: int
+
+
+class Importing(Struct, frozen=True, array_like=True):
+    """An import at work on an image, or what the last one left.
+
+    job: None when none is at work. to: stores that are still to get the data. failed: stores that did not get it.
+    """
+
+    job: str | None = None
+    to: list[str] = []
+    failed: list[str] = []
 
 
 class Image(Struct, frozen=True):
@@ -110,6 +123,7 @@ class Image(Struct, frozen=True):
     tags: list[str]
     stores: list[str]
     members: dict[str, Member]
+    importing: Importing = Importing()
 
 
 def visible(ctx: Context, image: Image) -> bool:
@@ -197,6 +211,8 @@ def check_property(name: str, value: Any) -> None:
     check_text(name, value)
     if name in NULLABLE and not UUID.fullmatch(value):
         raise schema_problem(f"{name}: {value!r:.60} is not the id of an image")
+    if name in CHOICES and value not in CHOICES[name]:
+        raise schema_problem(f"{name}: {value!r:.60} is none of its values; allowed: {', '.join(CHOICES[name])}")
     if len(value.encode()) > VALUE_BYTES:
         raise schema_problem(f"custom property {name!r} is longer than {VALUE_BYTES} bytes")
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from ikon import log, policy
 from ikon.config import Limits
 from ikon.context import Context
-from ikon.db import copies, events, images, lists
+from ikon.db import copies, events, images, jobs, lists
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import Image, New, check_counts, visible
@@ -159,6 +159,8 @@ def _delete(conn: Connection, ctx: Context, image_id: str) -> list[Copy]:
     found = copies.of_image(conn, image_id)
     for copy in found:
         copies.condemn(conn, copy)
+    if image.importing.job is not None:
+        jobs.cancel(conn, image.importing.job)
     images.delete(conn, image)
     events.add(conn, ctx, "image.delete", msgspec.structs.replace(image, version=image.version + 1))
     return found

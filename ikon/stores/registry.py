@@ -10,12 +10,19 @@ from ikon.config import Settings, explain
 from ikon.problems import BadValue, StartError
 from ikon.stores.base import Store
 
+#: Where staged data is kept. No caller can name it: the beginning of its name is reserved.
+STAGING = "os_glance_staging_store"
+
 
 class Stores:
-    """The configured stores by name, in the order of the settings."""
+    """The configured stores by name, in the order of the settings; and the one of staged data, which is not among `all`."""
 
-    def __init__(self, stores: dict[str, Store], default: str) -> None:
-        self.all, self.default = stores, default
+    def __init__(self, stores: dict[str, Store], default: str, staging: Store) -> None:
+        self.all, self.default, self._staging = stores, default, staging
+
+    def find(self, name: str) -> Store | None:
+        """The store of this name, that of staged data too; None when it is not configured any more."""
+        return self._staging if name == STAGING else self.all.get(name)
 
     def choose(self, name: str | None) -> str:
         """The name of the store for an upload. Raises BadValue for one that is not configured; reserved names never are."""
@@ -26,7 +33,7 @@ class Stores:
         return name
 
     def __getitem__(self, name: str) -> Store:
-        return self.all[name]
+        return self._staging if name == STAGING else self.all[name]
 
     def weight(self, name: str) -> int:
         """How early a store is read; a store that is configured no more comes last."""
@@ -34,13 +41,14 @@ class Stores:
 
     def close(self) -> None:
         """Close every store."""
-        for store in self.all.values():
+        for store in (*self.all.values(), self._staging):
             store.close()
 
 
 def open_stores(settings: Settings) -> Stores:
     """Open every configured store. Raises StartError, naming the key, for settings that a store does not take."""
-    return Stores({name: _open(name, raw) for name, raw in settings.stores.items()}, settings.default_store)
+    staging = _open(STAGING, {"type": "file", "path": settings.staging.path, "shared": settings.staging.shared})
+    return Stores({name: _open(name, raw) for name, raw in settings.stores.items()}, settings.default_store, staging)
 
 
 def kinds() -> dict[str, Any]:

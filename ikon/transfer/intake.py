@@ -6,8 +6,11 @@ deletes bytes, then the row. Losing it means that the other side won: touch noth
 
 import asyncio
 import contextlib
+import functools
 import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
@@ -21,14 +24,16 @@ from ikon.db.lease import Lease
 from ikon.formats.inspector import Inspector, Verdict
 from ikon.model.image import Image
 from ikon.problems import BadRequest, ImageDeleted, ImageRefused, ImageTooLarge, Problem, Unavailable
-from ikon.stores.base import Buffer, Writer
+from ikon.stores.base import Buffer
 from ikon.stores.registry import Stores
 from ikon.threads import Pool, outcome
 from ikon.transfer.attempts import Attempt, Attempts, deleted
 from ikon.transfer.budget import Budget
 from ikon.transfer.digests import ALGORITHM, BlockDigests, Md5, Multihash
-from ikon.transfer.pump import Pump
+from ikon.transfer.pump import Consumer, Pump
 
+#: Statuses of images whose data comes in with a request, which goes back to queued when that fails.
+TAKING_IN = ("saving", "uploading")
 #: Seconds that an answer waits for bytes to be deleted; after that the reaper goes on.
 INLINE_S = 2.0
 #: Seconds before bytes whose deletion failed are tried again: doubled with every try, up to the second number.
@@ -38,13 +43,17 @@ SECOND_LOOK_S = 600
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What is known of an image once its bytes are stored. size: bytes. verdict: None when they were not inspected."""
+    """What is known of an image once its bytes are stored. size: bytes. verdict: None when they were not inspected.
+
+    failed: why attempts did not take part, by copy id.
+    """
 
     size: int
     checksum: str
     os_hash_algo: str
     os_hash_value: str
     verdict: Verdict | None
+    failed: dict[str, str] = {}
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -62,7 +71,7 @@ class Intake:
         self.attempts = Attempts()
         self.budget = Budget(buffer_bytes)
         metrics.BUFFERED.set_function(lambda: self.budget.used)
-        self._digests = Pool("digests", 4)
+        self.pool = Pool("digests", 4)
 
     @contextlib.asynccontextmanager
     async def undoing(self, ctx: Context, attempt: Attempt) -> AsyncIterator[Attempt]:
@@ -97,6 +106,10 @@ class Intake:
             await self.remove(copy)
         return await self._db.read(lost, attempt.image_id) if claim == "condemned" else None
 
+    async def leave_behind(self, ctx: Context, attempt: Attempt, reason: str) -> None:
+        """Undo one of several attempts, the others having gone well."""
+        await outcome(self._undo(ctx, attempt, reason))
+
     async def undo_forgotten(self, copy: Copy) -> None:
         """Undo an attempt of this process that no task runs any more, because its undoing could not be done at the time."""
         await self._undo(
@@ -110,49 +123,61 @@ class Intake:
         bounds: Bounds,
         inspector: Inspector | None = None,
         grow: Callable[[int], Awaitable[int]] | None = None,
+        *,
+        others: Sequence[Attempt] = (),
+        tolerant: bool = False,
     ) -> Facts:
         """Store a stream and make it durable. `grow` is asked for more room when the stream passes what it last returned.
 
-        inspector: None where the bytes are an image's already. Raises BadRequest for a length that is not the announced one, ImageTooLarge,
-        QuotaExceeded, FormatMismatch, UnsafeImage, StoreFull, StoreDenied, StoreDown, ClientGone, and ImageDeleted when the attempt is
-        stopped meanwhile.
+        inspector: None where the bytes are an image's already. others: more attempts for the same bytes, each in a store of its own; the
+        digests of blocks are kept under the first. tolerant: go on while one store takes the data; Facts.failed says which do not.
+
+        Raises BadRequest for a length that is not the announced one, ImageTooLarge, QuotaExceeded, FormatMismatch, UnsafeImage, StoreFull,
+        StoreDenied, StoreDown, ClientGone, and ImageDeleted when the first attempt is stopped meanwhile.
         """
         md5, multihash, block_digests = Md5(), Multihash(), BlockDigests()
         watchers: list[Inspector | Md5 | BlockDigests] = [md5, block_digests]
         if inspector:
             watchers.insert(0, inspector)  # in the same hop to a thread, which costs more than the inspector does
-        writer = await outcome(self._begin(attempt, bounds.expected))
+        outlets = _Outlets((attempt, *others), tolerant=tolerant)
+        await outlets.each(lambda each: outcome(self._begin(each, bounds.expected)))
 
         async def digest(batch: Sequence[Buffer]) -> None:
-            await self._digests.run(_update_all, watchers, batch)
+            await self.pool.run(_update_all, watchers, batch)
             while (full := block_digests.take_gib()) is not None:
                 await self._keep_digests(attempt, gibs, full)
 
         gibs = itertools.count()
-        pump = Pump(self.budget, [writer.write, digest, lambda batch: self._digests.run(multihash.update, batch)])
+        pump = Pump(self.budget, [*outlets.consumers(), digest, lambda batch: self.pool.run(multihash.update, batch)])
         size = await attempt.unless_stopped(pump.run(_counted(blocks, bounds, grow)))
         if bounds.expected is not None and size != bounds.expected:
             raise BadRequest(f"Size mismatch: expected {bounds.expected} bytes, got {size} bytes")
-        verdict = await self._digests.run(inspector.end) if inspector else None
+        verdict = await self.pool.run(inspector.end) if inspector else None
         if rest := block_digests.rest():
             await self._keep_digests(attempt, gibs, rest)
         await self._lease.held()
         attempt.check()
-        await outcome(writer.commit())
-        attempt.stored = True
-        return Facts(size, md5.hex(), ALGORITHM, multihash.hex(), verdict)
+        await outlets.each(_commit)
+        return Facts(size, md5.hex(), ALGORITHM, multihash.hex(), verdict, {each.copy_id: str(why) for each, why in outlets.failed.items()})
 
-    async def _begin(self, attempt: Attempt, size: int | None) -> Writer:
+    async def take_made(self, attempt: Attempt, make: Callable[[Path], Awaitable[None]]) -> Facts:
+        """Have a file made by somebody else become an attempt's bytes: read, digested and made durable. Raises as `make` and `take_in`."""
+        store: Any = self._stores[attempt.store]
+        await attempt.unless_stopped(make(store.place(attempt.url)))
+        attempt.writer = writer = await outcome(store.adopt(attempt.url))
+        return await self.take_in(attempt, writer.blocks(), Bounds(None, 1 << 62))
+
+    async def _begin(self, attempt: Attempt, size: int | None) -> None:
         """Open the attempt's writer. Never abandoned: whoever undoes the attempt has to know what it opened."""
-        attempt.writer = await self._stores[attempt.store].create(attempt.url, size)
-        return attempt.writer
+        if attempt.writer is None:
+            attempt.writer = await self._stores[attempt.store].create(attempt.url, size)
 
     async def _keep_digests(self, attempt: Attempt, gibs: Iterator[int], digests: bytes) -> None:
         await self._db.write(copies.add_digests, attempt.image_id, attempt.copy_id, next(gibs), digests)
 
     async def remove(self, copy: Copy) -> bool:
         """Delete the bytes of a copy in deleting, then its row. What takes over 2 s is left to the reaper. True when all is gone."""
-        store = self._stores.all.get(copy.store)
+        store = self._stores.find(copy.store)
         if store is None or (store.local and copy.node != self._lease.node):
             return False
         try:
@@ -169,7 +194,7 @@ class Intake:
 
     async def remove_of_unproven(self, copy: Copy) -> None:
         """Delete the bytes of a copy whose process may only be paused; its row stays for a second look: it might begin its file late."""
-        store = self._stores.all.get(copy.store)
+        store = self._stores.find(copy.store)
         if store is None or (store.local and copy.node != self._lease.node):
             return
         with contextlib.suppress(Problem):
@@ -178,7 +203,45 @@ class Intake:
 
     def close(self) -> None:
         """Let the threads go."""
-        self._digests.close()
+        self.pool.close()
+
+
+async def _commit(attempt: Attempt) -> None:
+    assert attempt.writer is not None
+    await outcome(attempt.writer.commit())
+    attempt.stored = True
+
+
+class _Outlets:
+    """The stores that one stream goes to. tolerant: one that fails is left behind, as long as another goes on."""
+
+    def __init__(self, attempts: Sequence[Attempt], *, tolerant: bool) -> None:
+        self._attempts, self._tolerant = attempts, tolerant
+        self.failed: dict[Attempt, Problem] = {}
+
+    async def each(self, do: Callable[[Attempt], Awaitable[None]]) -> None:
+        """Do one thing to every attempt that goes on, one after the other."""
+        for attempt in self._attempts:
+            if attempt not in self.failed:
+                await self._guarded(attempt, lambda attempt=attempt: do(attempt))  # type: ignore[misc]
+
+    def consumers(self) -> list[Consumer]:
+        """What takes the stream, for each attempt."""
+        return [functools.partial(self._write, attempt) for attempt in self._attempts if attempt not in self.failed]
+
+    async def _write(self, attempt: Attempt, batch: Sequence[bytes]) -> None:
+        if attempt not in self.failed:
+            assert attempt.writer is not None
+            await self._guarded(attempt, lambda: attempt.writer.write(batch))  # type: ignore[union-attr]
+
+    async def _guarded(self, attempt: Attempt, do: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await do()
+        except Problem as problem:
+            if not self._tolerant or len(self.failed) + 1 == len(self._attempts):
+                raise
+            self.failed[attempt] = problem
+            log.get().warning("store left behind", image=attempt.image_id, store=attempt.store, because=str(problem))
 
 
 async def outcome_of(work: Awaitable[None]) -> None:
@@ -217,14 +280,14 @@ def _give_up(conn: Connection, ctx: Context, image_id: str, copy_id: str, me: st
     """Claim an attempt for undoing, and queue its image again if it was saving. See copies.claim_undo for what comes back."""
     image = images.lock(conn, image_id)
     claim = copies.claim_undo(conn, copy_id, me)
-    if claim == "claimed" and image is not None and image.status == "saving":
+    if claim == "claimed" and image is not None and image.status in TAKING_IN:
         queue_again(conn, ctx, image, reason)
     return claim
 
 
 def queue_again(conn: Connection, ctx: Context, image: Image, reason: str) -> None:
     """Put a locked image whose upload failed back where it was, and keep why."""
-    image = images.move(conn, image, "saving", "queued", reason=reason[:1000], size=None)
+    image = images.move(conn, image, image.status, "queued", reason=reason[:1000], size=None)
     events.add(conn, ctx, "image.upload.failed", image, reason)
 
 
@@ -241,6 +304,6 @@ def take_over(conn: Connection, ctx: Context, copy: Copy, reason: str) -> bool:
     image = images.lock(conn, copy.image_id)
     if not copies.claim_ownerless(conn, copy):
         return False
-    if image is not None and image.status == "saving":
+    if image is not None and image.status in TAKING_IN:
         queue_again(conn, ctx, image, reason)
     return True

@@ -13,14 +13,15 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 import blake3
+import msgspec
 from sqlalchemy import Connection
 
 from ikon import log, metrics
-from ikon.db import copies
+from ikon.db import copies, images
 from ikon.db.copies import READABLE, Copy
 from ikon.db.engine import Database
 from ikon.model.image import Image
-from ikon.problems import DataUnavailable, Problem, StoreDown
+from ikon.problems import DataUnavailable, ImageNotFound, Problem, StoreDown
 from ikon.stores.base import CopyMissing, LocalFile
 from ikon.stores.registry import Stores
 from ikon.transfer.digests import BLOCK, DIGEST, GIB_BLOCKS
@@ -60,6 +61,15 @@ class Outflow:
         """Read from the database for a download: a few at a time, so that a crowd of them does not stand before everyone else there."""
         async with self._looking_up:
             return await self._db.read(fn, *args, **kwargs)
+
+    @contextlib.asynccontextmanager
+    async def reading_staged(self, image: Image, staged: Copy) -> AsyncIterator["Reader"]:
+        """A reader of data that is not an image's yet."""
+        reader = Reader(self, self._db, self._stores, msgspec.structs.replace(image, digests=staged.id, size=staged.size), [staged])
+        try:
+            yield reader
+        finally:
+            reader.close()
 
     @contextlib.asynccontextmanager
     async def reading(self, image: Image, found: Sequence[Copy], prefer: Sequence[str]) -> AsyncIterator["Reader"]:
@@ -182,6 +192,8 @@ class Reader:
     async def _have_file(self) -> LocalFile:
         while self._file is None:
             if not self._order:
+                if await self._db.read(images.get, self._image.id) is None:
+                    raise ImageNotFound(self._image.id)  # it was deleted since it was looked up
                 log.get().error("no intact copy", image=self._image.id)
                 raise DataUnavailable(f"No intact copy of image {self._image.id} can be read now")
             copy = self._order[0]
@@ -217,7 +229,9 @@ class Reader:
 
     def close(self) -> None:
         """Let go of the file at hand."""
-        self._file = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 _buffers = threading.local()

@@ -20,10 +20,12 @@ from ikon.model.listing import parse
 from ikon.model.patch import Change
 from ikon.periodic import heartbeat, reaper
 from ikon.problems import BadValue, ImageDeleted, ImageExists, ImageNotFound, QuotaExceeded, StatusConflict
+from ikon.queue import Queue
 from ikon.service import copies as copies_verbs
 from ikon.service import data
 from ikon.service import images as verbs
 from ikon.stores.registry import open_stores
+from ikon.transfer.fetch import Fetcher
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
 from tests.faults.world import noise
@@ -44,7 +46,7 @@ async def kit_on(url: str, directory: Path, node: str = "here") -> AsyncIterator
     opened = open_stores(settings)
     intake, outflow = Intake(db, opened, lease, 8 << 20, limited=True), Outflow(db, opened, node)
     try:
-        yield Kit(settings, db, lease, opened, intake, outflow)
+        yield Kit(settings, db, lease, opened, Queue(), intake, outflow, Fetcher(settings))
     finally:
         await db.close()
 

@@ -3,8 +3,8 @@
 #   all.sh install [NAME...]     one apt transaction, as root or with `sudo -n`; no daemon is left running
 #   all.sh check BASE_PORT DIR   makes each do its real work in turn: start, check, stop
 . "$(dirname "$0")/lib.sh"
-ALL=(mariadb postgres images)
-TOOLS=(python3 procps curl strace) # what the tests and these scripts call beside the services
+ALL=(mariadb postgres images http)
+TOOLS=(python3 procps curl strace openssl) # what the tests and these scripts call beside the services
 
 # packages NAME...   what these services take from Debian
 packages() {

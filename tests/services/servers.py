@@ -1,4 +1,4 @@
-"""Real database servers for tests, through the scripts beside this file: each in a directory and on a port of its own."""
+"""Real servers for tests, through the scripts beside this file: each in a directory and on a port of its own."""
 
 import os
 import shutil
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 class Server:
-    """One server, "mariadb" or "postgres". As a context manager it runs inside and leaves nothing behind.
+    """One server, "mariadb", "postgres" or "http". As a context manager it runs inside and leaves nothing behind.
 
     Not durable: what was committed within the last second before a `kill` may be lost, as nothing is synced to disk.
     """

@@ -1,10 +1,14 @@
 """Rubbish: requests that no client in its senses sends, made from a seed, so that what broke once can be sent again."""
 
+import http.client
 import json
 import random
+import re
+import time
 from typing import Any, NamedTuple
 
-from tests.wire.server import BYTES, OLD_PATCH, PATCH, q
+from ikon.api.door import ROUTES
+from tests.wire.server import ADMIN, BYTES, OLD_PATCH, PATCH, Answer, Ikon, Persona, q
 
 ODD = [
     "", " ", "\0", "\n", "\r\n", "a\0b", "\ufeff", "\u202e", "\U0001f427", "é", "ß", "\x7f", "..", "../..", "/", "//", "\\", "%", "%00", "%zz", "~", "~2", "'", '"', "''",
@@ -36,14 +40,13 @@ WORDS = [
     "accepted",
     "one",
 ]
-METHODS = ["GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "PATCH", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
+METHODS = ["GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "PATCH", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND", "BREW"]
+#: Every route, those of images twice, and paths that are none. {word} is a segment that some route knows, or nothing does.
 PATHS = [
-    "/v2/images", "/v2/images", "/v2/images", "/v2/images/{id}", "/v2/images/{id}", "/v2/images/{id}/file", "/v2/images/{id}/actions/{odd}", "/v2/images/{id}/actions/deactivate",
-    "/v2/images/{id}/members", "/v2/images/{id}/members", "/v2/images/{id}/members/{odd}", "/v2/images/{id}/members/x", "/v2/images/{id}/tags/{odd}", "/v2/images/{id}/tags/x",
-    "/v2/stores/{odd}/{id}", "/v2/stores/one/{id}", "/v2/info/{odd}", "/v2/info/stores/detail", "/v2/schemas/{odd}", "/v2/schemas/image", "/ikon/v1/images/{id}/copies",
-    "/ikon/v1/users", "/ikon/v1/users/{odd}", "/ikon/v1/users/{odd}/password",
-    "/v2/{odd}", "/{odd}", "/{odd}/{odd}", "/", "/versions", "/healthcheck", "/healthcheck/ready", "/metrics", "/v2", "/v2/images/{id}/{odd}",
+    *(re.sub(r"\{(?!id\})\w+\}", "{word}", pattern) for pattern in [*ROUTES, *(each for each in ROUTES if "{" in each)]),
+    *["/v2/images"] * 3, "/v2", "/v2/{word}", "/{word}", "/{word}/{word}", "/v2/info/{word}", "/v2/schemas/{word}", "/v2/images/{id}/{word}",
 ]  # fmt: skip
+SEGMENTS = ["deactivate", "reactivate", "one", "two", "x", "home", "stores", "image", "members"]
 HEADERS = [
     "Accept", "Content-Type", "If-Match", "Range", "Content-Range", "X-Image-Meta-Store", "X-Openstack-Image-Size", "X-Openstack-Request-ID", "X-Roles", "X-Project-Id", "X-User-Id",
     "X-Identity-Status", "OpenStack-System-Scope", "X-Domain-Id", "Expect", "Host", "Origin", "Accept-Language", "Cookie", "X-Forwarded-Proto", "X-HTTP-Method-Override", "Upgrade",
@@ -72,9 +75,8 @@ class Fuzz:
         choice = self.random.choice
         path = choice(PATHS)
         while "{" in path:
-            path = path.replace("{id}", choice([*self.image_ids, *self.image_ids, q(choice(ODD))]), 1).replace(
-                "{odd}", q(choice(ODD)) or "x", 1
-            )
+            path = path.replace("{id}", choice([*self.image_ids, *self.image_ids, q(choice(ODD))]), 1)
+            path = path.replace("{word}", choice(SEGMENTS) if self.random.random() < 0.4 else q(choice(ODD)) or "x", 1)
         if self.random.random() < 0.5:
             path += "?" + "&".join(f"{self.key()}={self.text()}" for _ in range(self.random.randrange(4)))
         headers = {choice(HEADERS): self.header() for _ in range(self.random.randrange(3))}
@@ -142,3 +144,18 @@ class Fuzz:
                 choice(NAMES),
             ]
         )
+
+
+def rubbish(ikon: Ikon, fuzz: Fuzz, for_s: float) -> tuple[int, list[tuple[object, Answer]]]:
+    """Send rubbish for so many seconds. Returns how many requests that were, and those that failed inside."""
+    sent, failed, end = 0, [], time.monotonic() + for_s
+    while time.monotonic() < end:
+        request = fuzz.request()
+        try:
+            answer = ikon.call(request.method, request.path, request.body, request.headers, who=ADMIN if sent % 2 else Persona("home"))
+        except (ConnectionError, http.client.RemoteDisconnected):
+            answer = None
+        sent += 1
+        if answer is None or (answer.status >= 500 and answer.status != 501):
+            failed.append((request, answer))
+    return sent, failed

@@ -1,14 +1,13 @@
 """What nobody should send: each gets an answer that names what is wrong, leaves no trace, and costs the server nothing that lasts."""
 
-import http.client
 import json
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.wire.fuzz import Fuzz
-from tests.wire.server import ADMIN, PATCH, Answer, Ikon, Persona, on_database
+from tests.wire.fuzz import Fuzz, rubbish
+from tests.wire.server import ADMIN, PATCH, Ikon, on_database
 
 MIB = 1 << 20
 #: Of the random requests: how long they are sent, from which beginning, and how much memory may stay taken.
@@ -230,21 +229,6 @@ def test_a_host_cannot_put_anything_into_an_answer(ikon: Ikon) -> None:
 
 
 # Rubbish
-
-
-def rubbish(ikon: Ikon, fuzz: Fuzz, for_s: float) -> tuple[int, list[tuple[object, Answer]]]:
-    """Send rubbish for so many seconds. Returns how many requests that were, and those that failed inside."""
-    sent, failed, end = 0, [], time.monotonic() + for_s
-    while time.monotonic() < end:
-        request = fuzz.request()
-        try:
-            answer = ikon.call(request.method, request.path, request.body, request.headers, who=ADMIN if sent % 2 else Persona("home"))
-        except (ConnectionError, http.client.RemoteDisconnected):
-            answer = None
-        sent += 1
-        if answer is None or (answer.status >= 500 and answer.status != 501):
-            failed.append((request, answer))
-    return sent, failed
 
 
 def test_rubbish_never_makes_the_server_fail(ikon: Ikon, capsys: pytest.CaptureFixture[str]) -> None:

@@ -281,6 +281,7 @@ def test_a_malformed_chunk_is_refused_and_leaves_nothing(ikon: Ikon, image_id: s
         (["Transfer-Encoding: gzip"], 501),
         (["Transfer-Encoding: gzip, chunked"], 501),
         (["Transfer-Encoding: identity"], 501),
+        (["Transfer-Encoding: chunked, chunked"], 501),
     ],
 )
 def test_a_body_whose_length_is_in_doubt_is_refused(ikon: Ikon, image_id: str, framing: list[str], status: int) -> None:

@@ -9,6 +9,10 @@ from tests.wire.server import ADMIN, MEMBER, NOBODY, Ikon, head
 PATHS = {  # every path of this API, with what it allows
     "/v2/images": "GET, HEAD, OPTIONS, POST",
     "/v2/images/{id}": "DELETE, GET, HEAD, OPTIONS, PATCH",
+    "/v2/images/{id}/stage": "OPTIONS, PUT",
+    "/v2/images/{id}/import": "OPTIONS, POST",
+    "/v2/images/{id}/tasks": "GET, HEAD, OPTIONS",
+    "/v2/tasks": "GET, HEAD, OPTIONS",
     "/v2/images/{id}/file": "GET, HEAD, OPTIONS, PUT",
     "/v2/images/{id}/actions/deactivate": "OPTIONS, POST",
     "/v2/images/{id}/actions/reactivate": "OPTIONS, POST",
@@ -26,12 +30,8 @@ PATHS = {  # every path of this API, with what it allows
     "/v2/tenants": "GET, HEAD, OPTIONS",
 }
 LATER = [  # paths of the Image API that this server does not serve yet
-    ("POST", "/v2/images/{id}/import"),
-    ("PUT", "/v2/images/{id}/stage"),
-    ("GET", "/v2/images/{id}/tasks"),
     ("GET", "/v2/images/{id}/locations"),
     ("POST", "/v2/images/{id}/locations"),
-    ("GET", "/v2/tasks"),
     ("GET", "/v2/cache"),
     ("POST", "/v2/cache/clean"),
     ("GET", "/v2/metadefs/namespaces"),
@@ -86,7 +86,9 @@ def test_a_version_without_a_slash_leads_to_it(ikon: Ikon, path: str) -> None:
     assert answer.headers["Location"] == f"http://127.0.0.1:{ikon.port}/v2/"
 
 
-@pytest.mark.parametrize("path", ["/v2/", "/v2/images/", "/v2/nothing", "/v2/images/x/y/z", "/v2/images//", "/v2/info", "/v2/schemas/"])
+@pytest.mark.parametrize(
+    "path", ["/v2/", "/v2/images/", "/v2/nothing", "/v2/images/x/y/z", "/v2/images//", "/v2/info", "/v2/schemas/", "/v2/%ff%fe"]
+)
 def test_an_unknown_path_of_the_version_is_not_found(ikon: Ikon, path: str) -> None:
     assert ikon.get(path).status == 404
 
@@ -114,7 +116,7 @@ def test_what_is_not_served_yet_is_not_found(ikon: Ikon, image_id: str, method: 
 @pytest.mark.parametrize("path", PATHS)
 def test_a_method_that_a_path_lacks_is_answered_with_those_it_has(ikon: Ikon, image_id: str, path: str) -> None:
     url, allowed = path.format(id=image_id), PATHS[path]
-    for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "FOO"):
+    for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "TRACE", "FOO"):
         if method in allowed.split(", "):
             continue
         answer = ikon.call(method, url, who=ADMIN)
@@ -123,6 +125,10 @@ def test_a_method_that_a_path_lacks_is_answered_with_those_it_has(ikon: Ikon, im
             continue
         assert (method, answer.status, answer.headers["Allow"]) == (method, 405, allowed)
         assert method == "HEAD" or f"The method {method} is not allowed" in answer.message
+
+
+def test_a_method_that_no_path_has_is_not_implemented(ikon: Ikon) -> None:
+    assert ikon.call("PROPFIND", "/v2/nothing").status == 501
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -176,6 +182,7 @@ def test_a_method_in_the_query_changes_nothing(ikon: Ikon, method: str) -> None:
         ("DELETE", "/v2/images/{id}/members/p"),
         ("PUT", "/v2/images/{id}/tags/x"),
         ("DELETE", "/v2/images/{id}/tags/x"),
+        ("POST", "/v2/images/{id}/actions/reactivate"),
         ("DELETE", "/v2/stores/one/{id}"),
         ("GET", "/v2/info/import"),
         ("GET", "/v2/info/stores"),
@@ -201,6 +208,7 @@ def test_a_chunked_body_of_an_action_is_refused_and_a_length_of_zero_is_none(iko
     empty = ikon.call("POST", path, b"", {"Content-Length": "0"})
 
     assert (chunked.status, empty.status) == (400, 204)
+    assert ikon.call("DELETE", f"/v2/images/{image_id}", b"", {"Content-Length": "0"}).status == 204
 
 
 def test_a_list_may_carry_a_body_which_is_dropped(ikon: Ikon) -> None:
@@ -264,9 +272,14 @@ def test_the_server_says_that_it_is_well(ikon: Ikon) -> None:
 
 
 def test_the_server_counts_what_it_answers(ikon: Ikon) -> None:
-    ikon.get("/v2/images")
+    def created() -> int:
+        answer = ikon.get("/metrics", who=NOBODY)
+        assert answer.status == 200
+        lines = answer.body.decode().splitlines()
+        return sum(int(float(line.split()[1])) for line in lines if line.startswith(counter))
 
-    answer = ikon.get("/metrics", who=NOBODY)
+    counter = 'ikon_requests_total{method="POST",route="/v2/images",status="201"}'
+    before = created()
+    ikon.create()
 
-    assert answer.status == 200
-    assert 'route="/v2/images"' in answer.body.decode() or "/v2/images" in answer.body.decode()
+    assert created() == before + 1

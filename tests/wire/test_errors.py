@@ -65,7 +65,10 @@ def test_what_the_caller_sent_is_escaped_in_html(ikon: Ikon) -> None:
     _, body = ask(ikon, "*/*", "/v2/images/%3Cscript%3Ealert(%22x%22)%3C%2Fscript%3E")
     _, named = ask(ikon, "*/*", "/v2/images/%3Cimg%20src=x%3E%26%22'")
 
+    query = ikon.get("/v2/images?sort=<script>", {"Accept": "*/*"}).body
+
     assert "<script>" not in body
+    assert (b"<script>" in query, b"&lt;script&gt;" in query) == (False, True)
     assert "&lt;img src=x&gt;&amp;&quot;&#x27;" in named
 
 

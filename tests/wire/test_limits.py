@@ -1,10 +1,11 @@
 """How much a project may hold, and how large an image may be, however it is sent."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.wire.server import Ikon, Persona, someone
+from tests.wire.server import Ikon, Persona, head, someone
 
 SETTINGS = {"quota": {"bytes": 10_000}, "limits": {"image_bytes": 8_000, "properties": 3, "tags": 2, "page": 2, "page_max": 4}}
 
@@ -28,10 +29,11 @@ def held(ikon: Ikon, who: Persona, most: int = 10_000) -> int:
 
 
 @pytest.mark.parametrize("in_chunks", [False, True])
-def test_an_image_over_the_size_limit_is_refused_and_stays_queued(ikon: Ikon, in_chunks: bool) -> None:
+@pytest.mark.parametrize("size", [8_001, 20_000_000])
+def test_an_image_over_the_size_limit_is_refused_and_stays_queued(ikon: Ikon, size: int, in_chunks: bool) -> None:
     who = someone()
     image_id = str(ikon.create(who=who)["id"])
-    data = b"x" * 8_001
+    data = b"x" * size
 
     answer = ikon.upload(image_id, chunked(data) if in_chunks else data, who=who)
 
@@ -39,6 +41,34 @@ def test_an_image_over_the_size_limit_is_refused_and_stays_queued(ikon: Ikon, in
     assert answer.message.startswith("The incoming image is too large")
     assert ikon.show(image_id)["status"] == "queued"
     assert ikon.upload(image_id, b"x" * 8_000, who=who).status == 204
+
+
+def test_an_announced_size_over_the_limit_is_refused_before_a_byte_is_stored_or_asked_for(ikon: Ikon) -> None:
+    who = someone()
+    image_id = str(ikon.create(who=who)["id"])
+    lines = ("Content-Type: application/octet-stream", "Content-Length: 8001", "Expect: 100-continue")
+
+    said = ikon.upload(image_id, b"x" * 100, {"x-openstack-image-size": "8001"}, who=who)
+    waited = ikon.raw(head("PUT", f"/v2/images/{image_id}/file", *lines, who=who))
+
+    assert [(answer.status, "too large" in answer.message) for answer in (said, waited)] == [(413, True)] * 2
+    assert (ikon.show(image_id)["status"], [path for path in ikon.files() if path.name.startswith(image_id)]) == ("queued", [])
+
+
+def test_uploads_that_race_for_the_last_of_a_quota_never_pass_it(ikon: Ikon) -> None:
+    who, data = someone(), b"x" * 3_000
+    image_ids = [str(ikon.create(who=who)["id"]) for _ in range(8)]
+
+    def put(at: int) -> int:
+        return ikon.upload(image_ids[at], chunked(data) if at % 2 else data, who=who).status
+
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(put, range(8)))
+
+    sizes = [ikon.show(image_id)["size"] for image_id in image_ids]
+    assert (set(statuses) <= {204, 413}, statuses.count(204) >= 1) == (True, True)
+    assert sizes == [3_000 if status == 204 else None for status in statuses]
+    assert statuses.count(204) <= 3
 
 
 @pytest.mark.parametrize("in_chunks", [False, True])
@@ -92,7 +122,11 @@ def test_every_copy_counts(ikon: Ikon) -> None:
 def test_properties_and_tags_have_limits_of_their_own(ikon: Ikon) -> None:
     assert ikon.try_create({"a": "", "b": "", "c": "", "d": ""}).status == 413
     assert ikon.try_create({"tags": ["a", "b", "c"]}).status == 413
-    assert ikon.try_create({"a": "", "b": "", "c": "", "tags": ["a", "b"]}).status == 201
+    created = ikon.try_create({"a": "", "b": "", "c": "", "tags": ["a", "b"]})
+
+    assert created.status == 201
+    for operation in ({"path": "/d", "value": ""}, {"path": "/tags", "value": ["a", "b", "c"]}):
+        assert ikon.patch(created.json["id"], [{"op": "add"} | operation]).status == 413
 
 
 def test_pages_have_their_length_and_their_largest(ikon: Ikon) -> None:

@@ -148,7 +148,7 @@ def test_a_marker_that_is_unknown_deleted_or_hidden_gets_one_answer(world: World
     deleted = world.ikon.create(who=world.who)["id"]
     world.ikon.delete(deleted, who=world.who)
     answers = {}
-    for marker in (hidden, deleted, str(uuid.uuid4()), "zz", "", "a" * 100, "\U0001f427", "'"):
+    for marker in (hidden, deleted, str(uuid.uuid4()), "zz", "", "a" * 100, "\U0001f427", "'", "\0"):
         answer = world.ikon.browse(f"?marker={q(marker)}", who=world.who)
         answers[marker] = (answer.status, answer.message.replace(marker, "*") if marker else "No image found with ID *")
 
@@ -256,6 +256,11 @@ def test_a_filter_lists_what_matches(world: World, query: str, names: list[str])
     quoted = "&".join(f"{key}={q(value)}" for key, _, value in (part.partition("=") for part in query.split("&")))
 
     assert world.names(f"?{quoted}") == names
+
+
+@pytest.mark.parametrize("query", ["foo_min=1", "size=1" + "0" * 23, "properties=x", "locations=x", "name=%00", "id=%00", "a=%00"])
+def test_a_filter_that_nothing_matches_lists_nothing(world: World, query: str) -> None:
+    assert world.names(f"?{query}") == []
 
 
 @pytest.mark.parametrize("field", ["id", "checksum", "os_hash_value", "os_hash_algo", "owner"])

@@ -1,190 +1,294 @@
-"""Every persona, every visibility, every operation: what each may do, and what does not exist for it."""
+"""The matrix: every persona, image and operation, checked against the table in `personas.py`; and after each refusal, that nothing changed."""
 
-from collections.abc import Callable
+import itertools
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.wire.server import ADMIN, PATCH, Answer, Ikon, Persona
+from ikon.api.door import ROUTES
+from tests.wire.personas import (
+    BODIES,
+    HOME,
+    IMAGES,
+    MEMBERS,
+    OPERATIONS,
+    PARTNERS,
+    PERSONAS,
+    Operation,
+    expected,
+    kind,
+    plain,
+    sees,
+    standing,
+)
+from tests.wire.server import ADMIN, PATCH, Answer, Headers, Ikon, Persona, q
 
-HOME = "home"
-PERSONAS = {
-    "administrator": ADMIN,
-    "member": Persona(HOME, "member,reader"),
-    "manager": Persona(HOME, "manager,member,reader"),
-    "reader": Persona(HOME, "reader"),
-    "member that is no reader": Persona(HOME, "member"),
-    "service": Persona(HOME, "service"),
-    "nobody": Persona(HOME, ""),
-    "stranger": Persona("elsewhere", "member,reader"),
-    "reading stranger": Persona("elsewhere", "reader"),
-    "strange service": Persona("elsewhere", "service"),
-    "without a project": Persona(None, "member,reader"),
-    "without a project or roles": Persona(None, ""),
-    "of the system": Persona(None, "admin,member,reader", system=True),
-    "of the system with a project": Persona(HOME, "admin,member,reader", system=True),
-}
-#: Those who are of no use to this API: what they see and do not own does not exist, and they may do nothing.
-BLIND = {
-    "member that is no reader",
-    "service",
-    "nobody",
-    "strange service",
-    "without a project",
-    "without a project or roles",
-    "of the system",
-    "of the system with a project",
-}
-OWNERS = {"member", "manager"}
-VISIBILITIES = ("public", "community", "shared", "private")
+#: A server of its own: whole lists are compared, so nobody else may add to them.
+SETTINGS: dict[str, object] = {}
+MISSING = "00000000-0000-4000-8000-000000000000"
+CELLS: dict[str, int] = {}
+
+pytestmark = pytest.mark.slow
 
 
-def patch(path: str, value: Any) -> Callable[[Ikon, str, Persona], Answer]:
-    return lambda ikon, image_id, who: ikon.patch(image_id, [{"op": "replace", "path": path, "value": value}], PATCH, who=who)
+@pytest.fixture(scope="module", autouse=True)
+def _count(request: pytest.FixtureRequest) -> Iterator[None]:
+    yield
+    with request.config.pluginmanager.getplugin("capturemanager").global_and_fixture_disabled():
+        print(f"{sum(CELLS.values())} cells, {CELLS.get('list', 0)} of them of lists", end=" ")
 
 
-OPERATIONS: dict[str, Callable[[Ikon, str, Persona], Answer]] = {
-    "show": lambda ikon, image_id, who: ikon.get(f"/v2/images/{image_id}", who=who),
-    "update": patch("/name", "changed"),
-    "set public": patch("/visibility", "public"),
-    "set community": patch("/visibility", "community"),
-    "change owner": patch("/owner", "elsewhere"),
-    "upload": lambda ikon, image_id, who: ikon.upload(image_id, b"x", who=who),
-    "download": lambda ikon, image_id, who: ikon.download(image_id, who=who),
-    "deactivate": lambda ikon, image_id, who: ikon.act(image_id, "deactivate", who=who),
-    "download when deactivated": lambda ikon, image_id, who: ikon.download(image_id, who=who),
-    "reactivate": lambda ikon, image_id, who: ikon.act(image_id, "reactivate", who=who),
-    "remove from a store": lambda ikon, image_id, who: ikon.call("DELETE", f"/v2/stores/two/{image_id}", who=who),
-    "copy to a store": lambda ikon, image_id, who: ikon.post(f"/ikon/v1/images/{image_id}/copies", {"store": "two"}, who=who),
-    "delete": lambda ikon, image_id, who: ikon.delete(image_id, who=who),
-}
-NEEDS_DATA = {"download", "deactivate", "download when deactivated", "reactivate", "remove from a store", "copy to a store"}
-ADMIN_ONLY = {"change owner", "download when deactivated", "remove from a store", "copy to a store"}
-FREE = {"show", "download"}
-DONE = {
-    "show": 200,
-    "update": 200,
-    "set public": 200,
-    "set community": 200,
-    "change owner": 200,
-    "download": 200,
-    "download when deactivated": 200,
-}
+def do(ikon: Ikon, operation: str, image_id: str, who: Persona | Headers) -> Answer:
+    """Try an operation on an image."""
+    row = OPERATIONS[operation][0]
+    mine = who.project if isinstance(who, Persona) and who.project in MEMBERS else PARTNERS["pending"]
+    body = BODIES.get(operation)
+    sent = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+    return ikon.call(row.method, row.path.format(id=image_id, self=mine), sent, row.headers, who=who)
 
 
-def expected(persona: str, visibility: str, operation: str) -> int:
-    """The status that the rules give."""
-    done = DONE.get(operation, 204)
-    if persona == "administrator":
-        return done
-    sees = visibility in ("public", "community") or PERSONAS[persona].project == HOME
-    if not sees or persona in BLIND:
-        return 404
-    if operation == "show" or (operation == "download" and "member" in PERSONAS[persona].roles):
-        return done
-    if persona not in OWNERS or operation in ADMIN_ONLY:
-        return 403
-    if operation == "set public" and visibility != "public":
-        return 403
-    return done
+def state(ikon: Ikon, image_id: str) -> list[Any]:
+    """All that an administrator can know of an image."""
+    answers = [ikon.get(f"/v2/images/{image_id}", who=ADMIN), ikon.get(f"/v2/images/{image_id}/members", who=ADMIN)]
+    return [(answer.status, answer.headers["ETag"], answer.body if answer.status == 200 else b"") for answer in answers]
 
 
 class Images:
-    """Images to try things on: one with data and one without of each visibility, made anew when something came of a try."""
+    """Images to try things on, put back, or made anew, when something came of a try."""
 
     def __init__(self, ikon: Ikon) -> None:
         self.ikon = ikon
-        self.ready: dict[tuple[str, str], str] = {}
 
-    def take(self, operation: str, visibility: str) -> str:
-        """An image in the state that an operation needs."""
-        if (operation, visibility) not in self.ready:
-            self.ready[operation, visibility] = self._make(operation, visibility)
-        return self.ready[operation, visibility]
-
-    def spent(self, operation: str, visibility: str) -> None:
-        """Something came of it."""
-        if operation not in FREE:
-            del self.ready[operation, visibility]
-
-    def _make(self, operation: str, visibility: str) -> str:
-        fields = {"visibility": visibility, "owner": HOME, "name": "untouched"}
-        if operation not in NEEDS_DATA:
-            return str(self.ikon.create(who=ADMIN, **fields)["id"])
-        image_id = self.ikon.active(b"data", who=ADMIN, **fields)
-        if operation == "remove from a store":
+    def make(self, image: str, condition: str) -> str:
+        """An image of that name in that condition."""
+        owner, visibility = IMAGES[image]
+        fields = {"owner": owner, "name": "untouched", "tags": ["old"], "old": "untouched", "protected": condition == "protected"}
+        with_data = condition in ("active", "copied", "deactivated", "protected")
+        image_id = self.ikon.active(b"data", who=ADMIN, **fields) if with_data else str(self.ikon.create(who=ADMIN, **fields)["id"])
+        self.share(image_id, MEMBERS | {"left": "accepted"})
+        self.share(image_id, MEMBERS)
+        if visibility != "shared":
+            assert self.ikon.patch(image_id, [{"op": "replace", "path": "/visibility", "value": visibility}], who=ADMIN).status == 200
+        if condition == "copied":
             assert self.ikon.post(f"/ikon/v1/images/{image_id}/copies", {"store": "two"}, who=ADMIN).status == 204
-        if operation in ("download when deactivated", "reactivate"):
-            self.ikon.act(image_id, "deactivate", who=ADMIN)
+        if condition == "deactivated":
+            assert self.ikon.act(image_id, "deactivate", who=ADMIN).status == 204
+        return image_id
+
+    def share(self, image_id: str, members: dict[str, str]) -> None:
+        """Make these, and no others, the image's members."""
+        path = f"/v2/images/{image_id}/members"
+        there = {entry["member_id"]: entry["status"] for entry in self.ikon.get(path, who=ADMIN).json["members"]}
+        for project in there.keys() - members.keys():
+            assert self.ikon.call("DELETE", f"{path}/{project}", who=ADMIN).status == 204
+        for project, status in members.items():
+            if project not in there:
+                assert self.ikon.post(path, {"member": project}, who=ADMIN).status == 200
+            if there.get(project, "pending") != status:
+                assert self.ikon.call("PUT", f"{path}/{project}", json.dumps({"status": status}).encode(), who=ADMIN).status == 200
+
+    def put_back(self, image_id: str, image: str) -> None:
+        """Give the image's record its first values."""
+        owner, visibility = IMAGES[image]
+        fields = {"name": "untouched", "tags": ["old"], "protected": False, "os_hidden": False, "visibility": visibility, "owner": owner}
+        changes = [{"op": "add", "path": f"/{name}", "value": value} for name, value in (fields | {"old": "untouched", "new": ""}).items()]
+        assert self.ikon.patch(image_id, [*changes, {"op": "remove", "path": "/new"}], who=ADMIN).status == 200
+
+    def renew(self, image_id: str, image: str, row: Operation) -> str:
+        """After an operation that was carried out: the image as it was before, or another."""
+        if row.method == "PATCH" or "/tags/" in row.path:
+            self.put_back(image_id, image)
+        elif "/members" in row.path:
+            self.share(image_id, MEMBERS)
+        elif "/actions/" in row.path:
+            assert self.ikon.act(image_id, "deactivate" if row.name == "reactivate" else "reactivate", who=ADMIN).status == 204
+        else:
+            return self.make(image, row.state)
         return image_id
 
 
-@pytest.fixture(scope="module")
-def images(ikon: Ikon) -> Images:
-    return Images(ikon)
-
-
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_each_persona_may_do_to_each_image_what_the_rules_say(
-    ikon: Ikon, images: Images, operation: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    wrong, cells = [], 0
-    for visibility in VISIBILITIES:
-        for persona, who in PERSONAS.items():
-            image_id = images.take(operation, visibility)
-            before = ikon.show(image_id)
-            answer = OPERATIONS[operation](ikon, image_id, who)
-            wanted = expected(persona, visibility, operation)
+def test_each_persona_may_do_to_each_image_what_the_table_says(ikon: Ikon, operation: str) -> None:
+    images, wrong, absent = Images(ikon), [], {}
+    row = OPERATIONS[operation][0]
+    changes = row.writes and operation != "patch nothing"
+    for image in IMAGES:
+        image_id = images.make(image, row.state)
+        before = state(ikon, image_id)
+        refused: list[str] = []
+        for name, who in PERSONAS.items():
+            wanted = expected(operation, who, image)
+            if wanted < 400 and changes:
+                wrong += unchanged(ikon, image_id, before, image, refused)
+            answer = do(ikon, operation, image_id, who)
             if answer.status != wanted:
-                wrong.append(f"{persona} x {visibility}: {answer.status} {answer.body[:100]!r}, and should be {wanted}")
-            if answer.status >= 400:
-                assert ikon.show(image_id) == before
-                assert image_id in answer.message or "untouched" not in answer.message
+                wrong.append(f"{name} x {image}: {answer.status} {answer.body[:90]!r}, and should be {wanted}")
+            if answer.status < 400 and changes:
+                image_id = images.renew(image_id, image, row)
+                before, refused = state(ikon, image_id), []
             else:
-                images.spent(operation, visibility)
-            cells += 1
-
-    assert wrong == []
-    with capsys.disabled():
-        print(f"{cells} cells", end=" ")
-
-
-def test_an_image_that_does_not_exist_for_someone_is_answered_like_one_that_does_not_exist(ikon: Ikon) -> None:
-    hidden, missing = ikon.create(visibility="private")["id"], "00000000-0000-0000-0000-000000000000"
-    who = PERSONAS["stranger"]
-    for operation in OPERATIONS.values():
-        there, absent = operation(ikon, hidden, who), operation(ikon, missing, who)
-        assert (there.status, there.message.replace(hidden, "")) == (absent.status, absent.message.replace(missing, ""))
-        assert set(there.headers) == set(absent.headers)
+                refused.append(name)
+            if answer.status == 404 and isinstance(who, Persona) and not sees(who, *IMAGES[image]):
+                if name not in absent:
+                    absent[name] = do(ikon, operation, MISSING, who)
+                wrong += [f"{name} x {image}: {told}" for told in told_apart(answer, image_id, absent[name])]
+            CELLS[operation] = CELLS.get(operation, 0) + 1
+        wrong += unchanged(ikon, image_id, before, image, refused)
+    assert wrong == [], "\n".join(wrong[:12])
 
 
-@pytest.mark.parametrize("persona", PERSONAS)
-def test_each_persona_may_do_without_an_image_what_the_rules_say(ikon: Ikon, persona: str) -> None:
-    who = PERSONAS[persona]
-    creates = persona in OWNERS | {"administrator", "stranger", "member that is no reader"}
-    lists = persona in OWNERS | {"administrator", "reader", "stranger", "reading stranger"}
-    detail = persona in {"administrator", "service", "strange service"}
-
-    assert ikon.try_create({}, who=who).status == (201 if creates else 403)
-    assert ikon.try_create({"owner": "third"}, who=who).status == (201 if persona == "administrator" else 403)
-    assert ikon.try_create({"visibility": "public"}, who=who).status == (201 if persona == "administrator" else 403)
-    assert ikon.browse(who=who).status == (200 if lists else 403)
-    assert ikon.get("/v2/info/stores/detail", who=who).status == (200 if detail else 403)
-    for path in ("/v2/info/stores", "/v2/info/import", "/v2/schemas/image", "/v2/schemas/images"):
-        assert ikon.get(path, who=who).status == 200
+def unchanged(ikon: Ikon, image_id: str, before: list[Any], image: str, refused: list[str]) -> Iterator[str]:
+    """By which of those who were refused an image was changed all the same; its version tells, even if another put it back."""
+    if (after := state(ikon, image_id)) != before:
+        yield f"{image} was changed by one of {refused}: {before[0][1]} -> {after[0][1]}"
 
 
-@pytest.mark.parametrize("persona", [name for name in PERSONAS if name not in BLIND])
-def test_a_list_holds_what_the_persona_could_show_and_nothing_else(ikon: Ikon, persona: str) -> None:
-    who = PERSONAS[persona]
-    made = [
-        ikon.create(who=ADMIN, visibility=visibility, owner=owner)["id"]
-        for visibility in VISIBILITIES
-        for owner in (HOME, "elsewhere", "third")
-    ]
+def told_apart(hidden: Answer, image_id: str, absent: Answer) -> Iterator[str]:
+    """By what an image that does not exist for someone could be told from one that does not exist at all."""
+    there, gone = (answer.message if answer.body else "" for answer in (hidden, absent))
+    if (hidden.status, there.replace(image_id, "")) != (absent.status, gone.replace(MISSING, "")):
+        yield f"{hidden.status} {there!r} when hidden, {absent.status} {gone!r} when absent"
+    if set(hidden.headers) != set(absent.headers):
+        yield f"headers {set(hidden.headers) ^ set(absent.headers)}"
 
-    for query in ("", "&visibility=all", *(f"&visibility={visibility}" for visibility in VISIBILITIES)):
-        listed = set(ikon.ids(f"?limit=12{query}", who=who))
-        assert all(ikon.get(f"/v2/images/{image_id}", who=who).status == 200 for image_id in listed)
-    everything = {image["id"] for page in ikon.walk("?limit=1000&visibility=all", who=who) for image in page}
-    assert {image_id for image_id in made if ikon.get(f"/v2/images/{image_id}", who=who).status == 200} == everything & set(made)
+
+@pytest.mark.parametrize(("name", "method", "path", "answers"), plain(), ids=[row[0] for row in plain()])
+def test_each_persona_may_do_without_an_image_what_the_table_says(
+    ikon: Ikon, name: str, method: str, path: str, answers: dict[str, int]
+) -> None:
+    for persona, who in PERSONAS.items():
+        body = BODIES.get(name)
+        if name == "create for oneself":
+            body = {"owner": who.project if isinstance(who, Persona) else None}
+        mark = f"by {persona} in {name}"
+        sent = None if body is None else json.dumps(body | ({"name": mark} if method == "POST" else {})).encode()
+        answer = ikon.call(method, path, sent, who=who)
+        assert answer.status == answers.get(kind(who), 401), persona
+        if method == "POST":
+            users = [user["name"] for user in ikon.get("/ikon/v1/users", who=ADMIN).json["users"]]
+            made = len(ikon.ids(f"?visibility=all&name={q(mark)}", who=ADMIN)) + users.count(mark)
+            assert made == (answer.status < 300), persona
+        CELLS[name] = CELLS.get(name, 0) + 1
+
+
+def test_the_tables_know_every_route_that_asks_who_is_there() -> None:
+    known = {(row.method, row.path) for rows in OPERATIONS.values() for row in rows} | {(method, path) for _, method, path, _ in plain()}
+
+    def is_known(method: str, pattern: str) -> bool:
+        parts = pattern.split("/")
+        return any(
+            method == had
+            and len(given := path.partition("?")[0].split("/")) == len(parts)
+            and all(part == other or (part.startswith("{") and other) for part, other in zip(parts, given, strict=True))
+            for had, path in known
+        )
+
+    asked = [(method, pattern) for pattern, handlers in ROUTES.items() if pattern.startswith(("/v2/", "/ikon/")) for method in handlers]
+    assert [route for route in asked if not is_known(*route)] == []
+
+
+def test_an_entry_shows_a_member_no_other_member(ikon: Ikon) -> None:
+    image_id = Images(ikon).make("shared", "queued")
+    for persona, who in PERSONAS.items():
+        column = standing(who, HOME, "shared")
+        if column in (None, "unidentified") or not isinstance(who, Persona):
+            continue
+        listed = ikon.get(f"/v2/images/{image_id}/members", who=who).json["members"]
+        whole = column in ("administrator", "owner", "owner's reader")
+        assert {entry["member_id"]: entry["status"] for entry in listed} == (
+            MEMBERS if whole else {who.project: MEMBERS[str(who.project)]}
+        ), persona
+
+
+# Lists
+
+STATUSES = (None, "accepted", "pending", "rejected", "all")
+SEEN = (None, "public", "community", "shared", "private", "all")
+#: Filters that could tell of what their sender must not see, with the records that they mean.
+FILTERS: dict[str, Any] = {
+    "": lambda record: True,
+    "name=secret": lambda record: record["name"] == "secret",
+    "secret=word": lambda record: "secret" in record,
+    "tag=secret": lambda record: "secret" in record["tags"],
+    f"owner={HOME}": lambda record: record["owner"] == HOME,
+    "owner=elsewhere": lambda record: record["owner"] == "elsewhere",
+    "visibility=private&owner=elsewhere": lambda record: record["owner"] == "elsewhere" and record["visibility"] == "private",
+    "sort=name:asc": lambda record: True,
+    "sort=size:desc&status=queued": lambda record: True,
+}
+
+
+@pytest.fixture(scope="module")
+def catalogue(ikon: Ikon) -> dict[str, tuple[dict[str, Any], dict[str, str]]]:
+    """Images of every owner, visibility and answer of members: record and members by id. `home` has answered shares of elsewhere too."""
+    made = {}
+    for owner, visibility, hidden in itertools.product(
+        (HOME, "elsewhere", None, *PARTNERS.values()), ("public", "community", "shared", "private"), (False, True)
+    ):
+        members = {**MEMBERS, HOME: {"elsewhere": "accepted", None: "rejected"}.get(owner, "pending")}
+        record = ikon.create(
+            who=ADMIN,
+            owner=owner,
+            os_hidden=hidden,
+            name="secret" if visibility == "private" else "open",
+            tags=["secret"] if hidden else [],
+            secret="word",
+        )
+        Images(ikon).share(record["id"], members)
+        ikon.patch(record["id"], [{"op": "replace", "path": "/visibility", "value": visibility}], PATCH, who=ADMIN)
+        made[record["id"]] = (ikon.show(record["id"]), members)
+    return made
+
+
+def lists(who: Persona, record: dict[str, Any], members: dict[str, str], visibility: str | None, status: str | None, hidden: bool) -> bool:
+    """Whether a list holds an image."""
+    if record["os_hidden"] != hidden or visibility not in (None, "all", record["visibility"]):
+        return False
+    own = who.project is not None and record["owner"] == who.project
+    if own or record["visibility"] == "public":
+        return True
+    if record["visibility"] == "community":
+        return visibility is not None
+    if kind(who) == "administrator":
+        return True
+    return record["visibility"] == "shared" and members.get(str(who.project)) in (
+        (status or "accepted",) if status != "all" else ("accepted", "pending", "rejected")
+    )
+
+
+@pytest.mark.parametrize("persona", [name for name, who in PERSONAS.items() if kind(who) in ("administrator", "member", "reader")])
+def test_each_list_holds_for_each_persona_what_the_rules_say(ikon: Ikon, catalogue: dict[str, Any], persona: str) -> None:
+    who, wrong = PERSONAS[persona], []
+    assert isinstance(who, Persona)
+    for visibility, status, hidden, (text, test) in itertools.product(SEEN, STATUSES, (False, True), FILTERS.items()):
+        if text and (status is not None or "visibility" in text) and visibility not in (None, "all"):
+            continue
+        asked = {"visibility": visibility, "member_status": status, "os_hidden": "true" if hidden else None}
+        query = "&".join(["limit=1000", *(f"{name}={value}" for name, value in asked.items() if value), *([text] if text else [])])
+        effective = "private" if "visibility=private" in text else visibility
+        wanted = {
+            i for i, (record, members) in catalogue.items() if lists(who, record, members, effective, status, hidden) and test(record)
+        }
+        found = set(ikon.ids(f"?{query}", who=who)) & catalogue.keys()
+        if found != wanted:
+            wrong.append(
+                f"{query}: too many {[describe(catalogue[i]) for i in found - wanted]}, too few {[describe(catalogue[i]) for i in wanted - found]}"
+            )
+        CELLS["list"] = CELLS.get("list", 0) + len(catalogue)
+    assert wrong == [], "\n".join(wrong[:10])
+
+
+def describe(entry: tuple[dict[str, Any], dict[str, str]]) -> str:
+    record, _ = entry
+    return f"{record['visibility']} of {record['owner']}{' hidden' if record['os_hidden'] else ''}"
+
+
+@pytest.mark.parametrize("persona", [name for name, who in PERSONAS.items() if kind(who) in ("administrator", "member", "reader")])
+def test_a_list_holds_nothing_that_could_not_be_shown(ikon: Ikon, catalogue: dict[str, Any], persona: str) -> None:
+    who, listed = PERSONAS[persona], {}
+    for query in ("", "&visibility=all", "&member_status=all", "&os_hidden=true&visibility=all&member_status=all"):
+        listed |= {image["id"]: image for image in ikon.browse(f"?limit=1000{query}", who=who).json["images"] if image["id"] in catalogue}
+    for image_id, image in listed.items():
+        assert ikon.get(f"/v2/images/{image_id}", who=who).json == image

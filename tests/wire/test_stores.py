@@ -31,7 +31,9 @@ def test_every_caller_learns_the_stores_and_the_import_methods(ikon: Ikon, who: 
     stores, methods = ikon.get("/v2/info/stores", who=who), ikon.get("/v2/info/import", who=who)
 
     assert stores.json == {"stores": [{"id": "one", "description": "The first", "default": "true"}, {"id": "two"}]}
-    assert methods.json == {"import-methods": {"description": "Import methods available.", "type": "array", "value": []}}
+    assert methods.json == {
+        "import-methods": {"description": "Import methods available.", "type": "array", "value": ["glance-direct", "copy-image"]}
+    }
 
 
 @pytest.mark.parametrize(("who", "status"), [(ADMIN, 200), (SERVICE, 200), (MEMBER, 403), (READER, 403), (Persona("home", ""), 403)])

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 import uvicorn
 
-from ikon.api.protocol import Limits, Watch, protocol_class
+from ikon.api.deadlines import Limits
+from ikon.api.protocol import protocol_class
+from ikon.api.watch import Watch
 from ikon.problems import ClientGone
 
 MIB = 1024 * 1024

@@ -86,6 +86,7 @@ VHDXS = [
     (put(put(VHDX, 192 * KIB + 8, "<I", 2048), 256 * KIB + 8, "<I", 2048), "the region table is damaged"),
     (put(put(VHDX, 192 * KIB + 8, "<I", 1), 256 * KIB + 8, "<I", 1), "lacks a region"),
     (put(put(VHDX, 192 * KIB + 32, "<Q", 512), 256 * KIB + 32, "<Q", 512), "a MiB of its own"),
+    (put(put(VHDX, 192 * KIB + 40, "<I", 0), 256 * KIB + 40, "<I", 0), "a MiB of its own"),
     (put(put(VHDX, 192 * KIB + 32, "<Q", 1 << 40), 256 * KIB + 32, "<Q", 1 << 40), "a region lies beyond the end"),
     (VHDX[: 2 * MIB + 100 * KIB], "a region lies beyond the end"),
     (put(VHDX, 2 * MIB, "8s", b"metadatx"), "the metadata table is damaged"),

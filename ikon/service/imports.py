@@ -1,0 +1,160 @@
+"""Import: data is staged or fetched, and a durable job brings it into stores."""
+
+from collections.abc import AsyncIterable
+
+import msgspec
+from sqlalchemy import Connection
+
+from ikon import log, policy
+from ikon.context import Context
+from ikon.db import copies, events, images, jobs
+from ikon.db.copies import Copy
+from ikon.kit import Kit
+from ikon.model.image import UUID, Image, Importing
+from ikon.model.imports import COPY, DIRECT, WEB, Request, require_ready
+from ikon.model.job import ANY, BACKGROUND, USER, Job, New, node_queue
+from ikon.model.tasks import Tasks
+from ikon.problems import BadRequest, Conflict, ImageTooLarge, NotFound, OutcomeUnknown
+from ikon.queue import new_id
+from ikon.service.data import new_attempt, record
+from ikon.service.images import reachable
+from ikon.stores.registry import STAGING
+from ikon.transfer.attempts import Attempt
+from ikon.transfer.intake import Bounds, Facts, lost
+
+
+async def stage(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[bytes], *, size: int | None) -> None:
+    """Keep an image's data until its import. size: bytes that the client announced, None when it did not.
+
+    Raises NotFound where nothing can be imported from there, ImageNotFound, Forbidden, StatusConflict, ImageTooLarge, StoreFull, StoreDown,
+    ClientGone, ImageDeleted. When it fails the image is queued again with the reason.
+    """
+    if DIRECT not in kit.settings.imports.methods:
+        raise NotFound(f"'{DIRECT}' method is not available at this site.")
+    attempt, most = new_attempt(kit, image_id, STAGING), kit.settings.limits.image_bytes
+    async with kit.intake.undoing(ctx, attempt):
+        await kit.db.write(_begin_stage, ctx, attempt, record(kit, attempt, 0), size, most)
+        facts = await kit.intake.take_in(attempt, blocks, Bounds(size, most))
+        await kit.lease.held()
+        try:
+            await kit.db.write(_finish_stage, ctx, attempt, facts, kit.lease.id)
+        except OutcomeUnknown:
+            found = await kit.db.read(copies.get, attempt.copy_id)
+            if found is None or found.state != "ready":
+                raise
+    log.get().info("image staged", image=image_id, size_bytes=facts.size, request=ctx.request_id)
+
+
+def _begin_stage(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: int | None, most: int) -> None:
+    image = reachable(conn, ctx, attempt.image_id, lock=True)
+    policy.require(ctx, "modify_image", image)
+    images.move(conn, image, "queued", "uploading", size=None)
+    if size is not None and size > most:
+        raise ImageTooLarge(f"The incoming image is too large: {size} bytes are announced, {most} are allowed")
+    copies.intend(conn, copy)
+
+
+def _finish_stage(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, me: str) -> None:
+    image = images.lock(conn, attempt.image_id)
+    if image is None or not copies.finish(conn, attempt.copy_id, me, facts.size):
+        raise lost(conn, attempt.image_id)
+    image = images.save(conn, image, msgspec.structs.replace(image, size=facts.size, reason=None))
+    events.add(conn, ctx, "image.stage", image)
+
+
+async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> None:
+    """Enqueue an import, or a copy of an active image into more stores.
+
+    Raises Conflict for a store that is not configured, ImageNotFound, Forbidden, StatusConflict, BadRequest.
+    """
+    named = tuple(kit.stores.all) if request.all_stores else request.stores or (kit.stores.default,)
+    for store in named:
+        if store not in kit.stores.all:
+            raise Conflict(f"Store for identifier {store} not found")
+    if request.uri is not None:
+        kit.fetcher.check(request.uri)
+    job_id = new_id()
+    if await kit.db.write(_start, ctx, image_id, request, named, job_id, _steps(kit, request)):
+        kit.queue.ring()
+        log.get().info("import enqueued", image=image_id, job=job_id, method=request.method, request=ctx.request_id)
+
+
+def _start(conn: Connection, ctx: Context, image_id: str, request: Request, named: tuple[str, ...], job_id: str, steps: list[str]) -> bool:
+    image = reachable(conn, ctx, image_id, lock=True)
+    require_ready(image, request)
+    policy.require(ctx, "copy_image" if request.method == COPY else "modify_image", image)
+    targets = [store for store in named if store not in image.stores]
+    if request.method == COPY and not request.all_stores and len(targets) < len(named):
+        raise BadRequest(f"Image is already present at store '{next(store for store in named if store in image.stores)}'")
+    if not targets:
+        return False
+    staged = staged_copy(conn, image) if request.method == DIRECT else None
+    queue = node_queue(staged.node) if staged and staged.node else ANY
+    status = image.status if request.method == COPY else "importing"
+    image = images.save(conn, image, msgspec.structs.replace(image, status=status, importing=Importing(job_id, targets)))
+    given = {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
+    jobs.enqueue(
+        conn,
+        New(
+            id=job_id,
+            kind="copy" if request.method == COPY else "import",
+            image_id=image_id,
+            input={"request": given, "stores": targets, "steps": steps, "roles": sorted(ctx.roles)},
+            project=image.owner or ctx.project or "",
+            store=targets[0],
+            queue=queue,
+            priority=BACKGROUND if request.method == COPY else USER,
+            user=ctx.user,
+            request_id=ctx.request_id,
+            total_bytes=image.size,
+        ),
+    )
+    events.add(conn, ctx, "image.import", image, f"{request.method} into {', '.join(targets)}")
+    return True
+
+
+def _steps(kit: Kit, request: Request) -> list[str]:
+    """Names of the steps of an import, as the settings are now: a job keeps them, whatever they are when it goes on."""
+    rules = kit.settings
+    chosen = {
+        "web-download": request.method == WEB,
+        "inject-metadata": bool(rules.imports.inject),
+        "store": True,
+    }
+    return [name for name, wanted in chosen.items() if wanted]
+
+
+def staged_copy(conn: Connection, image: Image) -> Copy:
+    """The image's staged data. Raises Conflict when there is none, which only a lost disk can bring about."""
+    found = [copy for copy in copies.of_image(conn, image.id) if copy.store == STAGING and copy.state == "ready"]
+    if not found:
+        raise Conflict("The staged data of this image is gone. Delete the image, and stage it again")
+    return found[0]
+
+
+async def tasks(kit: Kit, ctx: Context, image_id: str) -> list[Job]:
+    """The jobs of an image, oldest first, for its owner and administrators. Raises ImageNotFound, Forbidden."""
+    return await kit.db.read(_tasks, ctx, image_id)
+
+
+def _tasks(conn: Connection, ctx: Context, image_id: str) -> list[Job]:
+    image = reachable(conn, ctx, image_id)
+    policy.require(ctx, "get_image_tasks", image)
+    return jobs.of_image(conn, image_id)
+
+
+async def all_tasks(kit: Kit, ctx: Context, asked: Tasks) -> list[Job]:
+    """A page of all jobs, for administrators. Raises Forbidden, BadValue for an unknown marker."""
+    policy.require(ctx, "tasks_api_access")
+    if asked.nothing or not asked.limit:
+        return []
+    return await kit.db.read(jobs.page, asked.marker, asked.limit, asked.states, asked.equal, ascending=asked.ascending)
+
+
+async def task(kit: Kit, ctx: Context, job_id: str) -> Job:
+    """One job, for administrators. Raises Forbidden, NotFound."""
+    policy.require(ctx, "tasks_api_access")
+    found = await kit.db.read(jobs.get, job_id) if UUID.fullmatch(job_id) else None
+    if found is None:
+        raise NotFound(f"Could not find task {job_id}")
+    return found

@@ -1,0 +1,43 @@
+"""What a step of a job is: work that can be repeated and undone, in whichever process goes on with the job."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from sqlalchemy import Connection
+
+from ikon.kit import Kit
+from ikon.model.job import Job
+
+#: What the end of a step changes, in the transaction that records it, the image's row locked. Returns what later steps need to know.
+Change = Callable[[Connection, Job], dict[str, Any]]
+
+
+class Stopped(Exception):
+    """The job must end here: it was cancelled, or taken away, or this process is stopping."""
+
+
+class Work(Protocol):
+    """A job at work, as its steps see it."""
+
+    job: Job
+
+    def moved(self, done_bytes: int, total_bytes: int | None) -> None:
+        """Say how far the step is; recorded now and then."""
+
+    def check(self) -> None:
+        """Raises Stopped when the job is to end, or is this process's no more. Called wherever a step could stop."""
+
+    async def end(self, change: Change) -> None:
+        """Record the step as finished, with all that it changes. Raises Stopped when the job is this process's no more."""
+
+
+class Step(Protocol):
+    """One step. It may be run again after any interruption, in another process too."""
+
+    name: str
+
+    async def run(self, kit: Kit, work: Work) -> None:
+        """Do it, and call `work.end` as the last thing that can fail. Raises a Problem when it fails; Unavailable ones are tried again."""
+
+    async def undo(self, kit: Kit, work: Work) -> None:
+        """Leave nothing of it behind, whether it had ended, begun or neither."""

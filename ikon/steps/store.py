@@ -1,0 +1,102 @@
+"""Bring an image's data into stores: staged data into its first ones, or an active image's into more. It is read once, for all of them."""
+
+import contextlib
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from ikon import log, quota
+from ikon.context import Context
+from ikon.db import copies, events, images
+from ikon.db.copies import Copy
+from ikon.formats.inspector import Inspector
+from ikon.kit import Kit
+from ikon.model.image import Image, Importing
+from ikon.model.job import Job
+from ikon.problems import DataUnavailable
+from ikon.service.data import new_attempt, record
+from ikon.steps import staging
+from ikon.steps.base import Work
+from ikon.transfer.attempts import Attempt
+from ikon.transfer.intake import Bounds, Facts, lost
+from ikon.transfer.outflow import Reader
+
+
+class Store:
+    """The last step of every import. staged: the data is staged, and makes the image active; otherwise the image has data already."""
+
+    name = "store"
+
+    def __init__(self, *, staged: bool) -> None:
+        self._staged = staged
+
+    async def run(self, kit: Kit, work: Work) -> None:
+        """See Step."""
+        job, ctx = work.job, staging.context(work.job)
+        assert job.image_id is not None
+        attempts = [new_attempt(kit, job.image_id, store) for store in job.input["stores"]]
+        tolerant = not job.input["request"]["must_succeed"]
+        async with contextlib.AsyncExitStack() as stack:
+            for attempt in attempts:
+                await stack.enter_async_context(kit.intake.undoing(ctx, attempt))
+            rows = [record(kit, attempt, 0) for attempt in attempts]
+            image, sources = await kit.db.write(self._begin, job, rows, kit.settings.quota.bytes)
+            reader = await stack.enter_async_context(self._reading(kit, image, sources))
+            size = sources[0].size or 0
+            inspector = Inspector(image.disk_format or "", image.container_format or "", kit.settings.formats) if self._staged else None
+            facts = await kit.intake.take_in(
+                attempts[0],
+                staging.watched(reader.blocks(), work, size),
+                Bounds(size, size),
+                inspector,
+                others=attempts[1:],
+                tolerant=tolerant,
+            )
+            await work.end(functools.partial(self._finish, ctx=ctx, attempts=attempts, facts=facts, me=kit.lease.id))
+        for attempt in attempts:
+            if why := facts.failed.get(attempt.copy_id):
+                await kit.intake.leave_behind(ctx, attempt, why)
+        if self._staged:
+            await kit.intake.remove(msgspec.structs.replace(sources[0], state="deleting"))
+        log.get().info("image stored", image=image.id, stores=",".join(job.input["stores"]), size_bytes=size, job=job.id)
+
+    async def undo(self, kit: Kit, work: Work) -> None:
+        """Nothing is left: each attempt is undone where it ran, or by the reaper where its process is gone."""
+
+    def _begin(self, conn: Connection, job: Job, rows: Sequence[Copy], limit: int) -> tuple[Image, list[Copy]]:
+        image = images.lock(conn, job.image_id or "")
+        if image is None:
+            raise lost(conn, job.image_id or "")
+        sources = [staging.find(conn, job)[1]] if self._staged else copies.of_image(conn, image.id)
+        project, size = image.owner or job.project, sources[0].size or 0
+        for row in rows:
+            copies.intend(conn, msgspec.structs.replace(row, project=project, reserved=size))
+        quota.charge(conn, project, size * len(rows), limit)
+        return image, sources
+
+    def _reading(self, kit: Kit, image: Image, sources: list[Copy]) -> contextlib.AbstractAsyncContextManager[Reader]:
+        return kit.outflow.reading_staged(image, sources[0]) if self._staged else kit.outflow.reading(image, sources, [])
+
+    def _finish(self, conn: Connection, job: Job, *, ctx: Context, attempts: Sequence[Attempt], facts: Facts, me: str) -> dict[str, Any]:
+        image = images.lock(conn, job.image_id or "")
+        good = [attempt for attempt in attempts if attempt.copy_id not in facts.failed]
+        if image is None or not all(copies.finish(conn, attempt.copy_id, me, facts.size) for attempt in good):
+            raise lost(conn, job.image_id or "")
+        changes: dict[str, Any] = {"stores": [*image.stores, *(attempt.store for attempt in good)]}
+        changes["importing"] = Importing(None, [], [attempt.store for attempt in attempts if attempt not in good])
+        if self._staged:
+            assert facts.verdict is not None
+            changes |= {"status": "active", "size": facts.size, "checksum": facts.checksum, "digests": attempts[0].copy_id, "reason": None}
+            changes |= {"os_hash_algo": facts.os_hash_algo, "os_hash_value": facts.os_hash_value}
+            changes["virtual_size"] = facts.verdict.virtual_size
+            staging.drop(conn, image)
+        elif (facts.checksum, facts.os_hash_value) != (image.checksum, image.os_hash_value):
+            raise DataUnavailable(f"What was read of image {image.id} is not what its digests say")
+        else:
+            copies.drop_digests(conn, image.id, attempts[0].copy_id)  # the first copy's say the same of the same bytes
+        image = images.save(conn, image, msgspec.structs.replace(image, **changes))
+        events.add(conn, ctx, "image.activate" if self._staged else "image.update", image, f"stored in {', '.join(changes['stores'])}")
+        return {}

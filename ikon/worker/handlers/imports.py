@@ -1,0 +1,70 @@
+"""Import of staged or fetched data, and copies of an active image's data into more stores."""
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy import Connection
+
+from ikon.db import copies, events, images
+from ikon.model.image import Importing
+from ikon.model.imports import DIRECT
+from ikon.model.job import Job
+from ikon.problems import ImageRefused, Problem
+from ikon.steps.base import Step
+from ikon.steps.inject_metadata import InjectMetadata
+from ikon.steps.staging import context, drop
+from ikon.steps.store import Store
+from ikon.steps.web_download import WebDownload
+from ikon.stores.registry import STAGING
+from ikon.worker.kinds import Kind
+
+
+class Import:
+    """Data that was staged, or is fetched, becomes the image's. Which steps lie between is fixed when the job is enqueued."""
+
+    def steps(self, job: Job) -> Sequence[Step]:
+        """See Kind."""
+        return [STEPS[name] for name in job.input["steps"]]
+
+    def gave_up(self, conn: Connection, job: Job, why: Problem) -> None:
+        """The image waits for another try with its staged data, or for other data where this can never be the image's; and says why."""
+        image = images.lock(conn, job.image_id or "")
+        if image is None or image.importing.job != job.id:
+            return
+        staged = [copy for copy in copies.of_image(conn, image.id) if copy.store == STAGING and copy.state == "ready"]
+        direct = job.input["request"]["method"] == DIRECT
+        if isinstance(why, ImageRefused):
+            drop(conn, image)
+            staged = []
+        image = images.save(
+            conn,
+            image,
+            msgspec.structs.replace(
+                image,
+                status="uploading" if staged and direct else "queued",
+                size=staged[0].size if staged and direct else None,
+                reason=str(why)[:1000],
+                importing=Importing(None, [], image.importing.to),
+            ),
+        )
+        events.add(conn, context(job), "image.import.failed", image, str(why))
+
+
+class CopyImage:
+    """An active image's data is put into more stores. The image stays as it is when that fails."""
+
+    def steps(self, job: Job) -> Sequence[Step]:
+        """See Kind."""
+        return [Store(staged=False)]
+
+    def gave_up(self, conn: Connection, job: Job, why: Problem) -> None:
+        """See Kind."""
+        image = images.lock(conn, job.image_id or "")
+        if image is None or image.importing.job != job.id:
+            return
+        image = images.save(conn, image, msgspec.structs.replace(image, importing=Importing(None, [], image.importing.to)))
+        events.add(conn, context(job), "image.import.failed", image, str(why))
+
+
+STEPS: dict[str, Step] = {step.name: step for step in (WebDownload(), InjectMetadata(), Store(staged=True))}
+KINDS: dict[str, Kind] = {"import": Import(), "copy": CopyImage()}

@@ -1,0 +1,216 @@
+"""The loop of a worker: claim while there is room, run steps, record each with its fence, give up what is not ours any more."""
+
+import asyncio
+import random
+from collections.abc import Mapping, Sequence
+
+from sqlalchemy import Connection
+
+from ikon import log
+from ikon.db import images, jobs
+from ikon.kit import Kit
+from ikon.model.job import ANY, Job, Limits, is_worn_out, may_try_again, node_queue, retry_in_s
+from ikon.problems import OutcomeUnknown, Problem, Unavailable
+from ikon.steps.base import Change, Step, Stopped
+from ikon.worker.kinds import Kind
+
+#: Seconds between looks without a ring, and between two looks after the jobs at work.
+LOOK_S, BEAT_S = 10.0, 3.0
+#: Jobs that are queued again at one look.
+SWEPT = 200
+TAKEN_AWAY = "taken away"
+CANCELLED = Problem("It was cancelled.")
+WORN_OUT = Problem("The processes that worked on it ended too often while they did.")
+
+
+class Running:
+    """One job at work in this process. stopped: why it must end, once it must."""
+
+    def __init__(self, kit: Kit, job: Job, kind: Kind) -> None:
+        self.job, self.kind = job, kind
+        self.stopped: str | None = None
+        self.progress: tuple[int, int | None] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self._kit = kit
+
+    @property
+    def left(self) -> Sequence[Step]:
+        """The steps that are still to be done."""
+        return self.kind.steps(self.job)[self.job.step :]
+
+    def moved(self, done_bytes: int, total_bytes: int | None) -> None:
+        """See Work."""
+        self.progress = (done_bytes, total_bytes)
+        self.check()
+
+    def check(self) -> None:
+        """See Work."""
+        if self.stopped is not None:
+            raise Stopped(self.stopped)
+
+    async def end(self, change: Change) -> None:
+        """See Work."""
+        number, last = self.job.step + 1, len(self.left) == 1
+        await self._kit.lease.held()
+        try:
+            after = await self._kit.db.write(_end_step, self.job, number, change, last=last)
+        except OutcomeUnknown:
+            after = await self._kit.db.read(jobs.get, self.job.id)
+            if after is None or after.step < number:
+                raise
+        if after is None:
+            self.stopped = TAKEN_AWAY
+            raise Stopped(TAKEN_AWAY)
+        self.job = after
+
+    def stop(self, why: str) -> None:
+        """End it at its next await."""
+        if self.stopped is None and self.task is not None:
+            self.stopped = why
+            self.task.cancel()
+
+
+class Worker:
+    """Runs jobs of some kinds in this process, at most `slots` at once."""
+
+    def __init__(self, kit: Kit, kinds: Mapping[str, Kind], slots: int, limits: Limits) -> None:
+        self._kit, self._kinds, self._slots, self._limits = kit, kinds, slots, limits
+        self._queues = (ANY, node_queue(kit.lease.node))
+        self._running: dict[str, Running] = {}
+        self._random = random.Random()  # noqa: S311  spreads claims, guards nothing
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Work until `stop`, then hand back what is not finished."""
+        async with asyncio.TaskGroup() as group:
+            beat = group.create_task(self._beat())
+            while not self._stopping:
+                try:
+                    await self._look(group)
+                except Problem as problem:
+                    log.get().warning("no jobs claimed", because=str(problem))
+                await self._kit.queue.wait(LOOK_S * self._random.uniform(0.7, 1.3))
+            for running in self._running.values():
+                running.stop("this process stops")
+            beat.cancel()
+
+    def stop(self) -> None:
+        """Take no more jobs, and end those that run where another process can go on."""
+        self._stopping = True
+        self._kit.queue.ring()
+
+    async def _look(self, group: asyncio.TaskGroup) -> None:
+        """Queue again what nobody works on, then claim until there is no room or no work."""
+        await self._kit.db.write(jobs.sweep, SWEPT, dead=self._kit.lease.may_sweep())
+        while len(self._running) < self._slots and not self._stopping:
+            await self._kit.lease.held()
+            job = await self._kit.db.write(jobs.claim, self._kit.lease.id, self._queues, self._limits, list(self._running), self._random)
+            if job is None:
+                return
+            running = self._running[job.id] = Running(self._kit, job, self._kinds[job.kind])
+            running.task = group.create_task(self._carry_out(running))
+
+    async def _beat(self) -> None:
+        while True:
+            await asyncio.sleep(BEAT_S)
+            try:
+                await self.heartbeat()
+            except Problem as problem:
+                log.get().warning("jobs not looked after", because=str(problem))
+
+    async def heartbeat(self) -> None:
+        """Learn which jobs were cancelled or taken away, hand back those that nobody here runs, and record progress."""
+        recorded = {(held.id, held.attempt): held for held in await self._kit.db.read(jobs.held, self._kit.lease.id)}
+        for running in list(self._running.values()):
+            held = recorded.pop((running.job.id, running.job.attempt), None)
+            if held is None:
+                running.stop(TAKEN_AWAY)
+            elif held.cancel:
+                running.stop("cancelled")
+            elif running.progress is not None:
+                done, total = running.progress
+                running.progress = None
+                await self._kit.db.write(jobs.progress, running.job, done, total)
+        for job_id, _ in recorded:
+            if job_id not in self._running and (job := await self._kit.db.read(jobs.get, job_id)):
+                await self._kit.db.write(jobs.hand_back, job)  # the answer to our claim was lost
+
+    async def _carry_out(self, running: Running) -> None:
+        """Run a job to its end, or to where another process can go on. Never raises: the worker goes on."""
+        job = running.job
+        try:
+            if job.cancel or is_worn_out(job):
+                await self._give_up(running, CANCELLED if job.cancel else WORN_OUT)
+            else:
+                while running.left:
+                    await running.left[0].run(self._kit, running)
+                log.get().info("job done", job=job.id, kind=job.kind, image=job.image_id)
+        except (asyncio.CancelledError, Stopped):
+            await self._stopped(running)
+        except Problem as problem:
+            await self._failed(running, problem)
+        except Exception:
+            log.get().exception("job failed", job=job.id, kind=job.kind)
+            await self._failed(running, Unavailable("the server failed while it worked on this; its log says how"))
+        finally:
+            self._running.pop(job.id, None)
+            self._kit.queue.ring()
+
+    async def _failed(self, running: Running, problem: Problem) -> None:
+        """Try again later what may go better then; end what will not."""
+        job = running.job
+        log.get().warning("job step failed", job=job.id, kind=job.kind, step=job.step, attempt=job.attempt, because=str(problem))
+        try:
+            if isinstance(problem, Unavailable) and may_try_again(job):
+                in_s = retry_in_s(job.failures + 1) * self._random.uniform(0.75, 1.25)
+                await self._kit.db.write(jobs.put_off, job, str(problem), in_s)
+            else:
+                await self._give_up(running, problem)
+        except Problem as error:
+            log.get().warning("job left as it is", job=job.id, because=str(error))  # the heartbeat hands it back
+
+    async def _stopped(self, running: Running) -> None:
+        """Somebody has cancelled the job, or taken it away, or this process ends."""
+        try:
+            if running.stopped == "cancelled":
+                await self._give_up(running, CANCELLED)
+            elif running.stopped != TAKEN_AWAY:
+                await self._kit.db.write(jobs.hand_back, running.job)
+        except Problem as error:
+            log.get().warning("job left as it is", job=running.job.id, because=str(error))
+
+    async def _give_up(self, running: Running, why: Problem) -> None:
+        """Undo what was done, the step at hand included, and end the job."""
+        running.stopped = None
+        for step in reversed(running.kind.steps(running.job)[: running.job.step + 1]):
+            await step.undo(self._kit, running)
+        await self._kit.lease.held()
+        await self._kit.db.write(_end, running.job, running.kind, why)
+        log.get().warning("job given up", job=running.job.id, kind=running.job.kind, because=str(why))
+
+
+def _end_step(conn: Connection, job: Job, number: int, change: Change, *, last: bool) -> Job | None:
+    """Record a finished step with all that it changes, and after the last one the end of the job. None: it is ours no more."""
+    _lock_image(conn, job)
+    held = jobs.lock(conn, job)
+    if held is None:
+        return None
+    if held.step == number:
+        return held  # our own commit went through, and its answer was lost
+    after = change(conn, job)
+    jobs.end_step(conn, job, number, {**job.checkpoint, **after})
+    if last:
+        jobs.finish(conn, job, "done")
+    return jobs.get(conn, job.id)
+
+
+def _end(conn: Connection, job: Job, kind: Kind, why: Problem) -> None:
+    _lock_image(conn, job)
+    if jobs.finish(conn, job, "cancelled" if why is CANCELLED else "failed", reason=str(why)):
+        kind.gave_up(conn, job, why)
+
+
+def _lock_image(conn: Connection, job: Job) -> None:
+    """Images are locked before jobs, as by whoever enqueues and cancels."""
+    if job.image_id is not None:
+        images.lock(conn, job.image_id)

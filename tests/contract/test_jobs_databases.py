@@ -1,0 +1,280 @@
+"""The job engine on every database: fairness, limits, fences, takeover, cancellation and retries, each write rehearsed."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from ikon.db import instances, jobs, schema, tables
+from ikon.db.engine import make_engine
+from ikon.kit import Kit
+from ikon.model import job as model
+from ikon.model.job import Job, Limits, New
+from ikon.problems import BadValue, Problem, StoreDown
+from ikon.queue import new_id
+from ikon.steps.base import Change, Step, Work
+from ikon.worker.kinds import Kind
+from ikon.worker.loop import Worker
+from tests.contract.test_verbs_databases import kit_on
+
+NONE = Limits()
+
+
+@pytest.fixture
+async def kit(database_url: str, tmp_path: Path) -> AsyncIterator[Kit]:
+    schema.upgrade(make_engine(database_url))
+    async with kit_on(database_url, tmp_path) as made:
+        yield made
+
+
+def wanted(project: str = "", store: str = "", **more: Any) -> New:
+    return New(id=new_id(), kind="note", image_id=None, input={"x": 1}, project=project, store=store, **more)
+
+
+async def claim(kit: Kit, limits: Limits = NONE, held: Sequence[str] = ()) -> Job | None:
+    return await kit.db.write(jobs.claim, kit.lease.id, [model.ANY], limits, held, random.Random(1))
+
+
+async def test_a_claim_is_fair_between_projects_and_looks_at_priority_first(kit: Kit) -> None:
+    for _ in range(6):
+        await kit.db.write(jobs.enqueue, wanted("big"))
+    for _ in range(2):
+        await kit.db.write(jobs.enqueue, wanted("small"))
+    await kit.db.write(jobs.enqueue, wanted("late", priority=model.USER))
+
+    order = [(await claim(kit)).project for _ in range(9)]  # type: ignore[union-attr]
+
+    assert order[0] == "late"
+    assert sorted(order[1:5]) == ["big", "big", "small", "small"]
+    assert order[5:] == ["big"] * 4
+    assert await claim(kit) is None
+
+
+async def test_no_more_jobs_run_than_a_project_or_a_store_may_have(kit: Kit) -> None:
+    for project, store in (("a", "one"), ("a", "two"), ("b", "one"), ("b", "two"), ("c", "two")):
+        await kit.db.write(jobs.enqueue, wanted(project, store))
+    limits = Limits(project=1, store=2)
+
+    found = [await claim(kit, limits) for _ in range(6)]
+
+    running = [(job.project, job.store) for job in found if job]
+    assert sorted(project for project, _ in running) == ["a", "b", "c"]
+    assert all([store for _, store in running].count(name) <= 2 for name in ("one", "two"))
+
+
+async def test_a_claim_by_a_process_without_a_lease_takes_nothing(kit: Kit) -> None:
+    await kit.db.write(jobs.enqueue, wanted())
+    assert await kit.db.write(jobs.claim, "nobody", [model.ANY], NONE, [], random.Random(1)) is None
+    assert await claim(kit) is not None
+
+
+async def test_a_job_is_enqueued_once_however_often_its_insert_is_repeated(kit: Kit) -> None:
+    new = wanted()
+    assert await kit.db.write(jobs.enqueue, new)
+    assert not await kit.db.write(jobs.enqueue, new)
+
+
+async def test_a_late_attempt_changes_nothing(kit: Kit) -> None:
+    await kit.db.write(jobs.enqueue, wanted())
+    first = await claim(kit)
+    assert first
+    await kit.db.write(dead, kit.lease.id)
+    assert await kit.db.write(jobs.sweep, 10, dead=True) == [model.ANY]
+    await kit.db.write(instances.enlist, kit.lease.id, "here", alone=False)
+    second = await claim(kit)
+    assert second
+    assert (first.attempt, second.attempt) == (1, 2)
+
+    assert await kit.db.write(jobs.lock, first) is None
+    assert not await kit.db.write(jobs.finish, first, "done")
+    assert not await kit.db.write(jobs.progress, first, 5, 10)
+    assert not await kit.db.write(jobs.put_off, first, "late", 1.0)
+    assert not await kit.db.write(jobs.hand_back, first)
+
+    assert await kit.db.write(jobs.finish, second, "done")
+
+
+def dead(conn: Connection, instance: str) -> None:
+    instances.retire(conn, instance)
+
+
+class Note:
+    """A step that writes an event row in its fenced transaction, and fails as it is told to."""
+
+    def __init__(self, name: str, failures: list[BaseException], wait_s: float = 0) -> None:
+        self.name, self._failures, self._wait_s = name, failures, wait_s
+        self.ran = self.undone = 0
+
+    async def run(self, kit: Kit, work: Work) -> None:
+        self.ran += 1
+        await asyncio.sleep(self._wait_s)
+        if self._failures:
+            raise self._failures.pop(0)
+        await work.end(self._change())
+
+    def _change(self) -> Change:
+        def change(conn: Connection, job: Job) -> dict[str, Any]:
+            conn.execute(sa.insert(tables.events).values(image_id=job.id, version=0, at=0, kind=self.name))
+            return {self.name: job.attempt}
+
+        return change
+
+    async def undo(self, kit: Kit, work: Work) -> None:
+        self.undone += 1
+
+
+class Notes:
+    """A kind of job whose giving up is an event row too."""
+
+    def __init__(self, *steps: Note) -> None:
+        self._steps = steps
+
+    def steps(self, job: Job) -> Sequence[Step]:
+        return self._steps
+
+    def gave_up(self, conn: Connection, job: Job, why: Problem) -> None:
+        conn.execute(sa.insert(tables.events).values(image_id=job.id, version=0, at=0, kind="gave up", detail=str(why)))
+
+
+def notes(conn: Connection, job_id: str) -> list[str]:
+    query = sa.select(tables.events.c.kind).where(tables.events.c.image_id == job_id).order_by(tables.events.c.n)
+    return list(conn.execute(query).scalars())
+
+
+@contextlib.asynccontextmanager
+async def working(kit: Kit, kind: Kind) -> AsyncIterator[Worker]:
+    worker = Worker(kit, {"note": kind}, 4, NONE)
+    task = asyncio.create_task(worker.run())
+    try:
+        yield worker
+    finally:
+        worker.stop()
+        await asyncio.wait_for(task, 10)
+
+
+async def settled(kit: Kit, worker: Worker, job_id: str, *states: str) -> Job:
+    async with asyncio.timeout(20):
+        while True:
+            await worker.heartbeat()
+            job = await kit.db.read(jobs.get, job_id)
+            assert job
+            if job.state in states:
+                return job
+            kit.queue.ring()
+            await asyncio.sleep(0.02)
+
+
+async def put(kit: Kit, new: New) -> str:
+    await kit.db.write(jobs.enqueue, new)
+    kit.queue.ring()
+    return new.id
+
+
+async def test_steps_run_in_order_and_end_with_what_they_change(kit: Kit) -> None:
+    async with working(kit, Notes(Note("first", []), Note("second", []))) as worker:
+        job = await settled(kit, worker, await put(kit, wanted()), "done")
+    assert job.checkpoint == {"first": 1, "second": 1}
+    assert await kit.db.read(notes, job.id) == ["first", "second"]
+
+
+async def test_what_may_go_better_later_is_tried_again_from_the_step_that_failed(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "RETRY_S", (0.05, 0.1))
+    first, second = Note("first", []), Note("second", [StoreDown("the store is away"), StoreDown("still")])
+    async with working(kit, Notes(first, second)) as worker:
+        job_id = await put(kit, wanted())
+        job = await settled(kit, worker, job_id, "done")
+    assert (first.ran, second.ran, job.failures, job.attempt) == (1, 3, 2, 3)
+
+
+async def test_what_cannot_go_better_ends_the_job_with_its_reason_and_is_undone(kit: Kit) -> None:
+    first, second, third = Note("first", []), Note("second", [BadValue("this is not an image")]), Note("third", [])
+    async with working(kit, Notes(first, second, third)) as worker:
+        job = await settled(kit, worker, await put(kit, wanted()), "failed")
+    assert job.reason == "this is not an image"
+    assert (first.undone, second.undone, third.undone) == (1, 1, 0)
+    assert await kit.db.read(notes, job.id) == ["first", "gave up"]
+
+
+async def test_a_mistake_of_the_program_is_tried_again_and_then_given_up(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "RETRY_S", (0.01, 0.01))
+    broken = Note("first", [RuntimeError("secret of the program")] * 20)
+    async with working(kit, Notes(broken)) as worker:
+        job = await settled(kit, worker, await put(kit, wanted()), "failed")
+    assert broken.ran == model.MOST_FAILURES
+    assert "secret" not in (job.reason or "")
+
+
+async def test_a_cancelled_job_ends_and_is_undone_whether_it_waits_or_runs(kit: Kit) -> None:
+    slow = Note("first", [], wait_s=30)
+    waiting = await put(kit, wanted())
+    assert await kit.db.write(jobs.cancel, waiting) == "cancelled"
+    async with working(kit, Notes(slow)) as worker:
+        running = await put(kit, wanted())
+        await settled(kit, worker, running, "running")
+        while not slow.ran:
+            await asyncio.sleep(0.01)
+        assert await kit.db.write(jobs.cancel, running) == "running"
+        job = await settled(kit, worker, running, "cancelled")
+    assert (slow.undone, job.instance) == (1, None)
+
+
+async def test_a_worker_that_stops_hands_its_jobs_to_the_next_one(kit: Kit) -> None:
+    first, slow = Note("first", []), Note("second", [], wait_s=30)
+    async with working(kit, Notes(first, slow)) as worker:
+        job_id = await put(kit, wanted())
+        while not slow.ran:
+            await asyncio.sleep(0.01)
+        await settled(kit, worker, job_id, "running")
+    left = await kit.db.read(jobs.get, job_id)
+    assert left
+    assert (left.state, left.step, left.failures) == ("queued", 1, 0)
+
+    async with working(kit, Notes(Note("never", []), Note("second", []))) as worker:
+        job = await settled(kit, worker, job_id, "done")
+    assert job.checkpoint == {"first": 1, "second": 2}
+    assert await kit.db.read(notes, job_id) == ["first", "second"]
+
+
+async def test_a_job_that_was_taken_away_is_let_go_without_a_trace(kit: Kit) -> None:
+    slow = Note("first", [], wait_s=30)
+    async with working(kit, Notes(slow)) as worker:
+        job_id = await put(kit, wanted())
+        while not slow.ran:
+            await asyncio.sleep(0.01)
+        await kit.db.write(steal, job_id)
+        await worker.heartbeat()
+        await asyncio.sleep(0.1)
+        left = await kit.db.read(jobs.get, job_id)
+    assert left
+    assert (left.state, left.attempt, left.instance, slow.undone) == ("running", 2, "thief", 0)
+
+
+def steal(conn: Connection, job_id: str) -> None:
+    instances.enlist(conn, "thief", "there", alone=False)
+    conn.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job_id).values(attempt=2, instance="thief"))
+
+
+async def test_a_job_that_ends_its_workers_is_begun_only_so_often(kit: Kit) -> None:
+    new = wanted()
+    await kit.db.write(jobs.enqueue, new)
+    await kit.db.write(wear_out, new.id)
+    note = Note("first", [])
+    async with working(kit, Notes(note)) as worker:
+        kit.queue.ring()
+        job = await settled(kit, worker, new.id, "failed")
+        assert note.ran == 0
+        assert "too often" in (job.reason or "")
+
+        assert await kit.db.write(jobs.retry, new.id)
+        kit.queue.ring()
+        assert (await settled(kit, worker, new.id, "done")).attempt > model.MOST_ATTEMPTS
+
+
+def wear_out(conn: Connection, job_id: str) -> None:
+    conn.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job_id).values(attempt=model.MOST_ATTEMPTS))
