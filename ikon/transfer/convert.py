@@ -31,6 +31,8 @@ WRITTEN = ("raw", "qcow2", "vmdk")
 LEAST_S = 60
 #: A disk of more than this many times its file's size is not unfolded.
 UNFOLD_MOST = 1 << 16
+#: Free bytes below which a child failed for want of room, whatever it said: on a full disk some versions end by an assertion.
+FULL_BYTES = 4 * MIB
 #: Bytes of the child's last words that are kept.
 SAID_BYTES = 4096
 PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)\s*")
@@ -80,7 +82,9 @@ async def convert(
         child = _Child(command(line, bounds, readable, writable), (readable, writable), told)
         end = await child.end(LEAST_S + rules.time_s_gib * gib)
         if end.status != 0:
-            raise _problem(end, disk, form, most if room == most else None)
+            stat = await pool.run(os.fstatvfs, writable)
+            full = stat.f_bavail * stat.f_frsize < FULL_BYTES
+            raise _problem(end, disk, form, most if room == most else None, full=full)
 
 
 def _program() -> str:
@@ -195,18 +199,18 @@ def _too_large(most: int) -> ImageTooLarge:
     return ImageTooLarge(f"The converted image would be larger than the {most} bytes that are allowed")
 
 
-def _problem(end: End, disk: Disk, form: str, most: int | None) -> Problem:
-    """What the end of a child means to the user. most: set when the limit on its file was the caller's."""
+def _problem(end: End, disk: Disk, form: str, most: int | None, *, full: bool) -> Problem:
+    """What the end of a child means to the user. most: set when the limit on its file was the caller's. full: whether its disk is."""
     if end.status == NOT_CONFINED:
         log.get().error("conversion cannot be confined", said=end.said)
         return ConversionUnavailable("Images cannot be converted here: the conversion cannot be confined")
-    if any(os.strerror(number) in end.said for number in (errno.ENOSPC, errno.EDQUOT)):
-        log.get().error("no room to convert", said=end.said)
-        return NoRoom("There is no room here to convert the image")
     what = f"The image cannot be converted from {disk.format} to {form}"
     if end.status == -signal.SIGXFSZ or os.strerror(errno.EFBIG) in end.said:
         return _too_large(most) if most else ConversionFailed(f"{what}: the result is larger than the disk")
     if end.status in (None, -signal.SIGXCPU):
         return ConversionFailed(f"{what}: it takes more {'processor ' if end.status else ''}time than is allowed for a disk of its size")
+    if full or any(os.strerror(number) in end.said for number in (errno.ENOSPC, errno.EDQUOT)):
+        log.get().error("no room to convert", said=end.said)
+        return NoRoom("There is no room here to convert the image")
     log.get().warning("conversion failed", disk_format=disk.format, to=form, status=end.status, said=end.said)
     return ConversionFailed(f"{what}: it is damaged, needs other files, or takes more memory than is allowed")

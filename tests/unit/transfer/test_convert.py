@@ -355,6 +355,17 @@ async def test_a_full_disk_is_told_as_such_and_leaves_no_file(small_disk: Path, 
         assert list(small_disk.iterdir()) == []
 
 
+@pytest.mark.slow
+async def test_what_fails_on_a_full_disk_failed_for_want_of_room_whatever_was_said(small_disk: Path, pool: Pool, tmp_path: Path) -> None:
+    (small_disk / "other").write_bytes(bytes(7 * MIB))
+    disk = raw(tmp_path / "a", MIB)
+
+    with pytest.raises(NoRoom):
+        await convert.convert(Disk(disk.path, "qcow2", MIB), small_disk / "new", "raw", rules=Conversion(), most=PLENTY, pool=pool)
+
+    assert [path.name for path in small_disk.iterdir()] == ["other"]
+
+
 async def still_standing(disk: Disk, target: Path, pool: Pool) -> "tuple[asyncio.Task[None], int]":
     """A conversion whose child has been stopped in the middle of its work."""
     task = asyncio.create_task(convert.convert(disk, target, "qcow2", rules=Conversion(), most=PLENTY, pool=pool))
