@@ -17,6 +17,7 @@ from ikon import log
 from ikon.api.deadlines import Limits as HttpLimits
 from ikon.api.door import Door
 from ikon.api.protocol import protocol_class
+from ikon.broker import Broker
 from ikon.config import MIB, Settings
 from ikon.db import schema, usage
 from ikon.db.engine import Database, make_engine
@@ -54,13 +55,14 @@ async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
         await db.write(usage.doubt)
     intake = Intake(db, stores, lease, settings.buffer_mib * MIB, limited=bool(settings.quota.bytes))
     outflow, passwords = Outflow(db, stores, settings.node), Passwords()
+    queue = Queue(Broker(settings.broker) if settings.broker else None)
     try:
-        yield Kit(settings, db, lease, stores, Queue(), intake, outflow, fetcher, Kinds(KINDS), passwords)
+        yield Kit(settings, db, lease, stores, queue, intake, outflow, fetcher, Kinds(KINDS), passwords)
     finally:
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)
         await db.close()
-        for part in (intake, fetcher, passwords, stores):
+        for part in (queue, intake, fetcher, passwords, stores):
             part.close()
 
 
@@ -75,6 +77,25 @@ def serve(settings: Settings, when_ready: Callable[[], None]) -> None:
         _supervise(settings, listening)
     else:
         _work(settings, listening, began)
+
+
+def work(settings: Settings) -> None:
+    """Work on jobs, and serve nobody, until SIGTERM or SIGINT. Raises StartError before any work."""
+    began = time.monotonic()
+    if settings.database.startswith("sqlite:"):
+        raise StartError(
+            "config: database: SQLite is worked on by one process, the server, which does the jobs as well. "
+            "Set database to MariaDB or PostgreSQL to have workers beside it"
+        )
+    if not settings.jobs.slots:
+        raise StartError(
+            "config: jobs.slots = 0: a worker without slots does nothing. Allowed: 1 or more; --slots sets it for this process"
+        )
+    prepare(settings)
+    log.configure(settings.log_level, settings.log_format)
+    _tune_process()
+    with asyncio.Runner(loop_factory=_loop) as runner:
+        runner.run(_work_on_jobs(settings, began))
 
 
 def prepare(settings: Settings) -> int | None:
@@ -173,7 +194,9 @@ class Server(uvicorn.Server):
         yield
 
 
-async def _serve(settings: Settings, listening: list[socket.socket], began: float) -> None:
+@contextlib.asynccontextmanager
+async def _house(settings: Settings) -> AsyncIterator[Kit]:
+    """The kit with all that runs by itself; jobs are handed back at the end."""
     async with open_kit(settings) as kit, asyncio.TaskGroup() as group:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(reaper.take_over_lost(kit), TAKE_OVER_S)
@@ -183,14 +206,29 @@ async def _serve(settings: Settings, listening: list[socket.socket], began: floa
             group.create_task(base.every(heartbeat.EVERY_S, kit, heartbeat.run_once)),
             group.create_task(base.every(reaper.EVERY_S, kit, reaper.run_once, role=f"reaper@{settings.node}")),
         ]
-        server = Server(_uvicorn(settings, Door(kit)))
-        gc.freeze()  # a full collection looked at 60,000 lasting objects each time, some 30 ms in which nobody is served
-        log.get().info("serving", listen=settings.listen, data=settings.data, started_in_ms=round(1000 * (time.monotonic() - began)))
-        await server.serve(sockets=listening)
+        yield kit
         worker.stop()
         await asyncio.wait([working], timeout=FAREWELL_S)
         for task in (*tasks, working):
             task.cancel()
+
+
+async def _work_on_jobs(settings: Settings, began: float) -> None:
+    stopped, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with _house(settings):
+        log.get().info("working", node=settings.node, slots=settings.jobs.slots, started_in_ms=round(1000 * (time.monotonic() - began)))
+        await stopped.wait()
+    log.get().info("stopped")
+
+
+async def _serve(settings: Settings, listening: list[socket.socket], began: float) -> None:
+    async with _house(settings) as kit:
+        server = Server(_uvicorn(settings, Door(kit)))
+        gc.freeze()  # a full collection looked at 60,000 lasting objects each time, some 30 ms in which nobody is served
+        log.get().info("serving", listen=settings.listen, data=settings.data, started_in_ms=round(1000 * (time.monotonic() - began)))
+        await server.serve(sockets=listening)
         if unfinished := server.server_state.tasks:  # told to end when the grace time was over: they undo what they had begun
             for request in unfinished if server.force_exit else ():
                 request.cancel()

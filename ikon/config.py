@@ -192,6 +192,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             "empty: SQLite in the data directory."
         ),
     ] = ""
+    broker: Annotated[
+        str,
+        Meta(
+            description="URL of the RabbitMQ that wakes workers in other processes, amqp://USER:PASSWORD@HOST:5672/VHOST or amqps://...; "
+            "empty: each looks for jobs every ten seconds. Best set by IKON_BROKER: it is a secret."
+        ),
+    ] = ""
     stores: Annotated[
         dict[str, dict[str, Any]],
         Meta(
@@ -350,6 +357,8 @@ def _completed(settings: Settings) -> Settings:
     changes["database"] = settings.database or f"sqlite:///{data}/ikon.db"
     if not changes["database"].startswith(("sqlite:////", "mysql+", "postgresql+")):
         raise StartError(f"config: database = {settings.database!r}: not a database this server knows. {_help(Settings, ['database'])}")
+    if settings.broker:
+        _check_broker(settings.broker)
     if settings.workers > 1 and changes["database"].startswith("sqlite:"):
         raise StartError(
             f"config: workers = {settings.workers}: SQLite is served by one process. Allowed: 1, or set database to MariaDB or PostgreSQL"
@@ -399,6 +408,17 @@ def _check_egress(egress: Egress) -> None:
                 f"config: egress.allowed_hosts: {host!r}: not the name of a host. "
                 "Allowed: names in lower case, without port; addresses belong into allowed_networks, and so does loopback"
             )
+
+
+def _check_broker(url: str) -> None:
+    """The URL is a secret, so that no message repeats it."""
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme in ("amqp", "amqps") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise StartError(f"config: broker: this is no URL of a RabbitMQ. {_help(Settings, ['broker'])}")
 
 
 def _check_address(settings: Settings) -> None:

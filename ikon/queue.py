@@ -1,14 +1,17 @@
 """Durable jobs as verbs see them: enqueued in the transaction that they serve, workers rung after its commit. Knows no job kind."""
 
 import asyncio
+import contextlib
 import os
 import time
 import uuid
+from collections.abc import Callable, Sequence
 
 from sqlalchemy import Connection
 
+from ikon.broker import Broker
 from ikon.db import jobs
-from ikon.model.job import New
+from ikon.model.job import ANY, New
 
 
 def new_id() -> str:
@@ -22,22 +25,46 @@ def new_id() -> str:
 class Queue:
     """Wakes whoever claims jobs. A ring that is lost costs time, never a job: workers look by themselves now and then."""
 
-    def __init__(self) -> None:
-        self._rung = asyncio.Event()
+    def __init__(self, broker: Broker | None = None) -> None:
+        """broker: None where this process does all the work there is, or finds what others have for it by looking now and then."""
+        self._rung, self._broker = asyncio.Event(), broker
 
     def enqueue(self, conn: Connection, new: New) -> None:
         """Add a job inside a transaction; call `ring` when that has committed."""
         jobs.enqueue(conn, new)
 
-    def ring(self) -> None:
-        """There is work."""
+    def ring(self, queue: str = ANY) -> None:
+        """There is work, for this process or another."""
+        self._rung.set()
+        if self._broker is not None:
+            self._broker.ring(queue)
+
+    def wake(self) -> None:
+        """This process has something to look at."""
         self._rung.set()
 
-    async def wait(self, seconds: float) -> None:
-        """Return when somebody rings, or after that time."""
+    def listen(self, queues: Sequence[str], has_room: Callable[[], bool]) -> None:
+        """Have this process woken by what others ring as well, while it has room."""
+        loop = asyncio.get_running_loop()
+
+        def heard() -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has closed
+                loop.call_soon_threadsafe(self._rung.set)
+
+        if self._broker is not None:
+            self._broker.listen(queues, heard, has_room)
+
+    async def wait(self, seconds: float) -> bool:
+        """Return when somebody rings, or after that time. Whether somebody rang."""
         try:
             async with asyncio.timeout(seconds):
                 await self._rung.wait()
         except TimeoutError:
-            return
+            return False
         self._rung.clear()
+        return True
+
+    def close(self) -> None:
+        """Let the broker go."""
+        if self._broker is not None:
+            self._broker.close()

@@ -1,21 +1,28 @@
 """Bounded pools of threads for work that blocks, and waiting for what must not be abandoned.
 
-Threads are daemons: a hung store never keeps the process from ending.
+Threads are daemons: a hung store never keeps the process from ending. What is done for jobs, which nobody waits for, has threads of its own
+in every pool, with less of a claim to the processors.
 """
 
 import asyncio
 import contextlib
 import functools
 import math
+import os
 import queue
 import threading
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
 P = ParamSpec("P")
 T = TypeVar("T")
 #: How often a call is found at work before it is given up.
 LOOKS = 8
+#: Set in a task, and so in all that it begins: its calls go to threads that give way to all others.
+GIVES_WAY: ContextVar[bool] = ContextVar("gives_way", default=False)
+#: How much these threads give way, as nice(1) counts.
+NICE = 10
 
 
 class Late(Exception):
@@ -60,8 +67,9 @@ class Pool:
     held up so, nobody waits for them: calls are refused at once. So what hangs takes its own threads, a bounded time, and no memory.
     """
 
-    def __init__(self, name: str, size: int, patience_s: float = math.inf) -> None:
-        self._name, self._size, self._patience_s = name, size, patience_s
+    def __init__(self, name: str, size: int, patience_s: float = math.inf, *, nice: int = 0) -> None:
+        self._name, self._size, self._patience_s, self._nice = name, size, patience_s, nice
+        self._giving_way: Pool | None = None  # as many threads again, for tasks that give way
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._at_work: list[_Call | None] = [None] * size  # by thread
@@ -71,6 +79,10 @@ class Pool:
 
     async def run(self, fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Call fn on a thread and return what it returns. Raises Late. A cancelled caller leaves at once; a call that began goes on."""
+        if GIVES_WAY.get() and not self._nice:
+            if self._giving_way is None:
+                self._giving_way = Pool(f"{self._name}-nice", self._size, self._patience_s, nice=NICE)
+            return await self._giving_way.run(fn, *args, **kwargs)
         if self._held_up == self._size:
             raise Late
         loop = asyncio.get_running_loop()
@@ -89,7 +101,8 @@ class Pool:
 
     def leave(self, fn: Callable[[], Any]) -> None:
         """Have fn called by a thread when there is one for it. From anywhere, even a destructor, once `run` has been used."""
-        self._calls.put(_Call(fn, None))
+        pool = self._giving_way if self._giving_way is not None and not self._threads else self
+        pool._calls.put(_Call(fn, None))
 
     def _start(self) -> None:
         number = len(self._threads)
@@ -98,6 +111,8 @@ class Pool:
         thread.start()
 
     def _work(self, number: int) -> None:
+        if self._nice:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)  # on Linux: of this thread alone
         while (call := self._calls.get()) is not None:
             if call.future is None or not call.future.cancelled():
                 self._at_work[number] = call
@@ -142,6 +157,8 @@ class Pool:
 
     def close(self) -> None:
         """Let the threads end after what is queued. Does not wait."""
+        if self._giving_way is not None:
+            self._giving_way.close()
         for _ in self._threads:
             self._calls.put(None)
 

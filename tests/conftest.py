@@ -1,4 +1,4 @@
-"""What tests stand on: databases of the three kinds, fresh for each test, from servers that are started once per run; and a small disk."""
+"""What tests stand on: databases of the three kinds, fresh for each test, a broker, and a small disk; servers are started once per run."""
 
 import os
 import subprocess
@@ -21,6 +21,13 @@ def mariadb() -> Iterator[Server]:
 def postgres() -> Iterator[Server]:
     """A running PostgreSQL."""
     with Server("postgres") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[Server]:
+    """A running RabbitMQ."""
+    with Server("rabbitmq") as server:
         yield server
 
 

@@ -9,6 +9,7 @@ from ikon.problems import StartError
 
 GROUPS = {
     "serve": "ikon.cli.serve:serve",
+    "worker": "ikon.cli.worker:worker",
     "db": "ikon.cli.db:db",
     "image": "ikon.cli.image:image",
     "user": "ikon.cli.user:user",

@@ -11,6 +11,7 @@ import click
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
+from ikon import broker
 from ikon.cli.options import settings, settings_options
 from ikon.config import Settings, is_loopback
 from ikon.db import schema, users
@@ -34,10 +35,10 @@ class Finding(NamedTuple):
 @click.command()
 @settings_options
 def doctor(config: str | None, data: str | None) -> None:
-    """Check settings, data directory, database, clock, stores and identity. Ends with 1 when something is wrong."""
+    """Check settings, data directory, database, clock, broker, stores and identity. Ends with 1 when something is wrong."""
     chosen = settings(config, data=data)
     findings: list[Finding] = []
-    for look in (_data, _database, _stores, _identity):
+    for look in (_data, _database, _broker, _stores, _identity):
         findings += look(chosen)
     for finding in findings:
         click.echo(f"{'WRONG' if finding.remedy else 'ok':5}  {finding.what}: {finding.said}")
@@ -104,6 +105,17 @@ def _durable(conn: Connection, chosen: Settings) -> list[Finding]:
     value = str(conn.exec_driver_sql(query).scalar())
     remedy = "" if sound(value) else "Set it to 1 (MariaDB) or on (PostgreSQL): a crash of the database now forgets committed images"
     return [Finding("durability", f"{query.rpartition(' ')[2].strip('@')} = {value}", remedy)]
+
+
+def _broker(chosen: Settings) -> list[Finding]:
+    if not chosen.broker:
+        return []
+    try:
+        with broker.connected(chosen.broker):
+            return [Finding("broker", f"{broker.shown(chosen.broker)} answers")]
+    except Exception as error:  # drivers raise many kinds
+        remedy = "Start it, or correct the setting `broker`; until then workers look for jobs every ten seconds"
+        return [Finding("broker", f"{broker.shown(chosen.broker)}: {type(error).__name__}: {error}", remedy)]
 
 
 def _stores(chosen: Settings) -> list[Finding]:

@@ -75,10 +75,18 @@ def enqueue(conn: Connection, new: New) -> bool:
     )
 
 
-def claim(conn: Connection, me: str, queues: Sequence[str], limits: Limits, held: Sequence[str], shuffle: random.Random) -> Job | None:
+def claim(
+    conn: Connection,
+    me: str,
+    queues: Sequence[str],
+    limits: Limits,
+    held: Sequence[str],
+    shuffle: random.Random,
+    kinds: Sequence[str] | None = None,
+) -> Job | None:
     """Take the job whose turn it is, fair between projects and within the limits. None when there is none to be had now.
 
-    held: jobs that this process has a task for, which a paused process must not claim a second time.
+    held: jobs that this process has a task for, which a paused process must not claim a second time. kinds: what it can do, None: all.
     """
     full_projects, full_stores = _full(conn, limits)
     heads: list[Any] = []
@@ -86,6 +94,7 @@ def claim(conn: Connection, me: str, queues: Sequence[str], limits: Limits, held
         query = sa.select(t.c.priority, t.c.turn, t.c.id, t.c.attempt, t.c.project, t.c.store).where(
             t.c.state == "queued", t.c.queue == queue
         )
+        query = query.where(t.c.kind.in_(kinds)) if kinds is not None else query
         query = query.where(t.c.project.not_in(full_projects)) if full_projects else query
         query = query.where(t.c.store.not_in(full_stores)) if full_stores else query
         heads += conn.execute(query.order_by(t.c.priority, t.c.turn, t.c.id).limit(HEADS)).all()

@@ -74,12 +74,15 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> None
     if request.uri is not None:
         kit.fetcher.check(request.uri)
     job_id = new_id()
-    if await kit.db.write(_start, ctx, image_id, request, named, job_id, _steps(kit, request)):
-        kit.queue.ring()
+    if queue := await kit.db.write(_start, ctx, image_id, request, named, job_id, _steps(kit, request)):
+        kit.queue.ring(queue)
         log.get().info("import enqueued", image=image_id, job=job_id, method=request.method, request=ctx.request_id)
 
 
-def _start(conn: Connection, ctx: Context, image_id: str, request: Request, named: tuple[str, ...], job_id: str, steps: list[str]) -> bool:
+def _start(
+    conn: Connection, ctx: Context, image_id: str, request: Request, named: tuple[str, ...], job_id: str, steps: list[str]
+) -> str | None:
+    """Returns the queue that has work by that, None when there is nothing to do."""
     image = reachable(conn, ctx, image_id, lock=True)
     require_ready(image, request)
     policy.require(ctx, "copy_image" if request.method == COPY else "modify_image", image)
@@ -87,7 +90,7 @@ def _start(conn: Connection, ctx: Context, image_id: str, request: Request, name
     if request.method == COPY and not request.all_stores and len(targets) < len(named):
         raise BadRequest(f"Image is already present at store '{next(store for store in named if store in image.stores)}'")
     if not targets:
-        return False
+        return None
     staged = staged_copy(conn, image) if request.method == DIRECT else None
     queue = node_queue(staged.node) if staged and staged.node else ANY
     status = image.status if request.method == COPY else "importing"
@@ -111,7 +114,7 @@ def _start(conn: Connection, ctx: Context, image_id: str, request: Request, name
         ),
     )
     events.add(conn, ctx, "image.import", image, f"{request.method} into {', '.join(targets)}")
-    return True
+    return queue
 
 
 def _steps(kit: Kit, request: Request) -> list[str]:

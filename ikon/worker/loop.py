@@ -2,20 +2,25 @@
 
 import asyncio
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import TypeVar
 
 from sqlalchemy import Connection
 
 from ikon import log
 from ikon.db import images, jobs
 from ikon.kit import Kit
-from ikon.model.job import ANY, Job, Limits, is_worn_out, may_try_again, node_queue, retry_in_s
+from ikon.model.job import ANY, ENDED, Job, Limits, is_worn_out, may_try_again, node_queue, retry_in_s
 from ikon.problems import Cancelled, Interrupted, OutcomeUnknown, Problem, ServerFailed, Unavailable, WornOut
 from ikon.steps.base import Change, Step, Stopped
+from ikon.threads import GIVES_WAY
 from ikon.worker.kinds import Kind
 
+T = TypeVar("T")
 #: Seconds between looks without a ring, and between two looks after the jobs at work.
 LOOK_S, BEAT_S = 10.0, 3.0
+#: Seconds until the next looks after a ring that brought nothing: on a cluster of databases a job may not have come here yet.
+AGAIN_S = (0.1, 0.5, 2.0)
 #: Jobs that are queued again at one look.
 SWEPT = 200
 TAKEN_AWAY = "taken away"
@@ -55,8 +60,10 @@ class Running:
             after = await self._kit.db.write(_end_step, self.job, number, change, last=last)
         except OutcomeUnknown:
             after = await self._kit.db.read(jobs.get, self.job.id)
-            if after is None or after.step < number:
+            if after is not None and after.attempt == self.job.attempt and after.step < number:
                 raise
+            if after is not None and (after.attempt != self.job.attempt or after.state not in ("running", "done")):
+                after = None  # whoever has it now goes on with what we have ended, or ended it again
         if after is None:
             self.stopped = TAKEN_AWAY
             raise Stopped(TAKEN_AWAY)
@@ -76,20 +83,22 @@ class Worker:
         self._kit, self._kinds, self._slots, self._limits = kit, kinds, slots, limits
         self._queues = (ANY, node_queue(kit.lease.node))
         self._running: dict[str, Running] = {}
+        self._claiming = asyncio.Lock()  # while it is free, what is recorded as ours is known here
         self._random = random.Random()  # noqa: S311  spreads claims, guards nothing
         self._unrecorded: dict[str, Problem] = {}  # why jobs failed here while the database could not be told
         self._stopping = False
 
     async def run(self) -> None:
         """Work until `stop`, then hand back what is not finished."""
+        if self._slots:
+            self._kit.queue.listen(self._queues, lambda: len(self._running) < self._slots and not self._stopping)
+        again: list[float] = []
         async with asyncio.TaskGroup() as group:
             beat = group.create_task(self._beat())
             while not self._stopping:
-                try:
-                    await self._look(group)
-                except Problem as problem:
-                    log.get().warning("no jobs claimed", because=str(problem))
-                await self._kit.queue.wait(LOOK_S * self._random.uniform(0.7, 1.3))
+                found = await _guarded(self._look(group))
+                rung = await self._kit.queue.wait(again.pop(0) if again else LOOK_S * self._random.uniform(0.7, 1.3))
+                again = list(AGAIN_S) if rung else [] if found else again
             for running in self._running.values():
                 running.stop("this process stops")
             beat.cancel()
@@ -97,49 +106,64 @@ class Worker:
     def stop(self) -> None:
         """Take no more jobs, and end those that run where another process can go on."""
         self._stopping = True
-        self._kit.queue.ring()
+        self._kit.queue.wake()
 
-    async def _look(self, group: asyncio.TaskGroup) -> None:
-        """Queue again what nobody works on, then claim until there is no room or no work."""
-        await self._kit.db.write(jobs.sweep, SWEPT, dead=self._kit.lease.may_sweep())
+    async def _look(self, group: asyncio.TaskGroup) -> bool:
+        """Queue again what nobody works on, then claim until there is no room or no work. Whether there was any."""
+        job: Job | None = None
+        for queue in set(await self._kit.db.write(jobs.sweep, SWEPT, dead=self._kit.lease.may_sweep())):
+            self._kit.queue.ring(queue)
         while len(self._running) < self._slots and not self._stopping:
             await self._kit.lease.held()
-            job = await self._kit.db.write(jobs.claim, self._kit.lease.id, self._queues, self._limits, list(self._running), self._random)
-            if job is None:
-                return
-            running = self._running[job.id] = Running(self._kit, job, self._kinds[job.kind])
+            async with self._claiming:
+                found = await self._kit.db.write(
+                    jobs.claim, self._kit.lease.id, self._queues, self._limits, list(self._running), self._random, list(self._kinds)
+                )
+                if found is None:
+                    return job is not None
+                job = found
+                running = self._running[job.id] = Running(self._kit, job, self._kinds[job.kind])
             running.task = group.create_task(self._carry_out(running))
+        if job is not None:
+            self._kit.queue.ring(job.queue)  # there may be more, for others
+        return job is not None
 
     async def _beat(self) -> None:
         while True:
             await asyncio.sleep(BEAT_S)
-            try:
-                await self.heartbeat()
-            except Problem as problem:
-                log.get().warning("jobs not looked after", because=str(problem))
+            await _guarded(self.heartbeat())
 
     async def heartbeat(self) -> None:
         """Learn which jobs were cancelled or taken away, hand back those that nobody here runs, and record progress."""
-        recorded = {(held.id, held.attempt): held for held in await self._kit.db.read(jobs.held, self._kit.lease.id)}
-        self._unrecorded = {job_id: why for job_id, why in self._unrecorded.items() if any(job_id == held for held, _ in recorded)}
-        for running in list(self._running.values()):
-            held = recorded.pop((running.job.id, running.job.attempt), None)
+        async with self._claiming:
+            recorded = {(held.id, held.attempt): held for held in await self._kit.db.read(jobs.held, self._kit.lease.id)}
+            self._unrecorded = {job_id: why for job_id, why in self._unrecorded.items() if any(job_id == held for held, _ in recorded)}
+            known = list(self._running.values())
+            for job_id, attempt in recorded:
+                if job_id not in self._running:
+                    await self._hand_back(job_id, attempt, self._unrecorded.pop(job_id, None))  # None: the answer to our claim was lost
+        for running in known:
+            held = recorded.get((running.job.id, running.job.attempt))
             if held is None:
-                running.stop(TAKEN_AWAY)
+                job = await self._kit.db.read(jobs.get, running.job.id)
+                if job is None or job.attempt != running.job.attempt or job.state not in ENDED:
+                    running.stop(TAKEN_AWAY)
             elif held.cancel:
                 running.stop("cancelled")
             elif running.progress is not None:
                 done, total = running.progress
                 running.progress = None
                 await self._kit.db.write(jobs.progress, running.job, done, total)
-        for job_id, _ in recorded:
-            if job_id not in self._running and (job := await self._kit.db.read(jobs.get, job_id)):
-                why = self._unrecorded.pop(job_id, None)  # None: the answer to our claim was lost
-                await self._kit.db.write(jobs.hand_back, job, why)
+
+    async def _hand_back(self, job_id: str, attempt: int, why: Problem | None) -> None:
+        job = await self._kit.db.read(jobs.get, job_id)
+        if job is not None and job.attempt == attempt and await self._kit.db.write(jobs.hand_back, job, why):
+            self._kit.queue.ring(job.queue)
 
     async def _carry_out(self, running: Running) -> None:
         """Run a job to its end, or to where another process can go on. Never raises: the worker goes on."""
         job = running.job
+        GIVES_WAY.set(True)
         try:
             if job.cancel or is_worn_out(job):
                 await self._give_up(running, CANCELLED if job.cancel else WORN_OUT)
@@ -156,7 +180,7 @@ class Worker:
             await self._failed(running, ServerFailed())
         finally:
             self._running.pop(job.id, None)
-            self._kit.queue.ring()
+            self._kit.queue.wake()
 
     async def _failed(self, running: Running, problem: Problem) -> None:
         """Try again later what may go better then; end what will not."""
@@ -178,7 +202,7 @@ class Worker:
             if running.stopped == "cancelled":
                 await self._give_up(running, CANCELLED)
             elif running.stopped != TAKEN_AWAY:
-                await self._kit.db.write(jobs.hand_back, running.job, Interrupted())
+                await self._hand_back(running.job.id, running.job.attempt, Interrupted())
         except Problem as error:
             log.get().warning("job left as it is", job=running.job.id, because=str(error))
 
@@ -190,6 +214,17 @@ class Worker:
         await self._kit.lease.held()
         await self._kit.db.write(_end, running.job, running.kind, why)
         log.get().warning("job given up", job=running.job.id, kind=running.job.kind, because=str(why))
+
+
+async def _guarded(work: Awaitable[T]) -> T | None:
+    """What work returns; None when it failed, which the log says: the worker goes on, whatever happens."""
+    try:
+        return await work
+    except Problem as problem:
+        log.get().warning("jobs not looked after", because=str(problem))
+    except Exception:
+        log.get().exception("looking after jobs failed")
+    return None
 
 
 def _end_step(conn: Connection, job: Job, number: int, change: Change, *, last: bool) -> Job | None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection
@@ -278,3 +279,28 @@ async def test_a_job_that_ends_its_workers_is_begun_only_so_often(kit: Kit) -> N
 
 def wear_out(conn: Connection, job_id: str) -> None:
     conn.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job_id).values(attempt=model.MOST_ATTEMPTS))
+
+
+async def test_looking_after_jobs_disturbs_none_that_is_just_being_claimed_or_ends(kit: Kit) -> None:
+    async with working(kit, Notes(Note("first", []))) as worker:
+
+        async def look_after() -> None:
+            while True:
+                await worker.heartbeat()
+
+        looks = [asyncio.create_task(look_after()) for _ in range(4)]
+        made = [await put(kit, wanted()) for _ in range(80)]
+        found = [await settled(kit, worker, job_id, "done") for job_id in made]
+        for look in looks:
+            look.cancel()
+    assert {job.attempt for job in found} == {1}
+
+
+async def test_a_worker_leaves_kinds_that_it_does_not_know_to_newer_ones(kit: Kit) -> None:
+    unknown = msgspec.structs.replace(wanted(priority=model.USER), kind="of tomorrow")
+    async with working(kit, Notes(Note("first", []))) as worker:
+        await put(kit, unknown)
+        await settled(kit, worker, await put(kit, wanted()), "done")
+    left = await kit.db.read(jobs.get, unknown.id)
+    assert left
+    assert (left.state, left.attempt) == ("queued", 0)

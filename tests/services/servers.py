@@ -1,5 +1,6 @@
 """Real servers for tests, through the scripts beside this file: each in a directory and on a port of its own."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -18,22 +19,29 @@ import pymysql
 HERE = Path(__file__).parent
 
 
-def free_port() -> int:
-    """A port of 127.0.0.1 that nobody listens on now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port
+def free_port(count: int = 1) -> int:
+    """The first of some ports of 127.0.0.1 that nobody listens on now."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            sock = stack.enter_context(socket.socket())
+            sock.bind(("127.0.0.1", 0))
+            port: int = sock.getsockname()[1]
+            try:
+                for more in range(1, count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port + more))
+            except (OSError, OverflowError):
+                continue
+            return port
 
 
 class Server:
-    """One server, "mariadb", "postgres" or "http". As a context manager it runs inside and leaves nothing behind.
+    """One server, "mariadb", "postgres", "rabbitmq" or "http". As a context manager it runs inside and leaves nothing behind.
 
     Not durable: what was committed within the last second before a `kill` may be lost, as nothing is synced to disk.
     """
 
     def __init__(self, name: str, *, durable: bool = False) -> None:
-        self.name, self.port = name, free_port()
+        self.name, self.port = name, free_port(3)
         # short, as Unix sockets want it, and open to the user that the server runs as, which pytest's tmp_path is not
         self.directory = Path(tempfile.mkdtemp(prefix=f"ikon-{name}-"))
         self.directory.chmod(0o755)
@@ -58,11 +66,10 @@ class Server:
 
     def kill(self) -> None:
         """End it and its children at once, as a crash does."""
-        pid = self._pid()
-        children = [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-        for victim in (pid, *children):
+        victims = self._family(self._pid())
+        for victim in victims:
             self._signal(victim, signal.SIGKILL)
-        while any(self._lives(victim) for victim in (pid, *children)):
+        while any(self._lives(victim) for victim in victims):
             time.sleep(0.01)
 
     def freeze(self) -> None:
@@ -88,7 +95,9 @@ class Server:
         self.execute(f"DROP DATABASE {name}" + ("" if self.name == "mariadb" else " WITH (FORCE)"))
 
     def url(self, database: str = "ikon", *, port: int | None = None) -> str:
-        """The URL of a database; port is that of a proxy in between."""
+        """The URL of a database, or of the broker; port is that of a proxy in between."""
+        if self.name == "rabbitmq":
+            return f"amqp://ikon:secret@127.0.0.1:{port or self.port}/"
         driver = "mysql+pymysql" if self.name == "mariadb" else "postgresql+psycopg"
         return f"{driver}://ikon:secret@127.0.0.1:{port or self.port}/{database}"
 
@@ -124,9 +133,17 @@ class Server:
         return int((self.directory / f"{self.name}.pid").read_text())
 
     def _signal_all(self, number: signal.Signals) -> None:
-        pid = self._pid()
-        for each in (pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())):
+        for each in self._family(self._pid()):
             self._signal(each, number)
+
+    @classmethod
+    def _family(cls, pid: int) -> list[int]:
+        """A process and all that it began."""
+        try:
+            children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        except OSError:
+            return []
+        return [pid, *(each for child in children for each in cls._family(int(child)))]
 
     @staticmethod
     def _signal(pid: int, number: signal.Signals) -> None:

@@ -20,7 +20,7 @@ def settings(tmp_path: Path, text: str = "", environ: dict[str, str] | None = No
 
 
 FILE = [
-    ("nonsense = 1", "nonsense", "1", "Known keys here: buffer_mib"),
+    ("nonsense = 1", "nonsense", "1", "Known keys here: broker"),
     ('listen = "here"', "listen", "'here'", "HOST:PORT"),
     ('listen = "127.0.0.1:99999"', "listen", "99999", "HOST:PORT"),
     ('listen = "0.0.0.0:9292"', "listen", "'0.0.0.0:9292'", "none_beyond_loopback = true"),
@@ -155,3 +155,12 @@ def test_a_file_that_is_no_toml_is_named(tmp_path: Path, text: str | bytes) -> N
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"config: cannot read .*missing\.toml"):
         load(None, {}, {"IKON_CONFIG": str(tmp_path / "missing.toml")})
+
+
+@pytest.mark.parametrize("url", ["amqp://ikon:hush@", "http://ikon:hush@rabbit/", "amqp://ikon:hush@rabbit:port/", "hush"])
+def test_a_wrong_broker_is_refused_without_its_secret(url: str) -> None:
+    with pytest.raises(StartError) as refused:
+        load(None, {}, {"IKON_BROKER": url})
+    assert "broker" in str(refused.value)
+    assert "amqp://USER:PASSWORD@HOST" in str(refused.value)
+    assert "hush" not in str(refused.value)

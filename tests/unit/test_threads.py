@@ -1,13 +1,14 @@
 """Pools: calls that hang take their threads and nothing else."""
 
 import asyncio
+import os
 import threading
 import time
 import weakref
 
 import pytest
 
-from ikon.threads import Late, Pool
+from ikon.threads import GIVES_WAY, NICE, Late, Pool
 
 PATIENCE_S = 0.1
 
@@ -74,4 +75,36 @@ async def test_a_thread_holds_nothing_of_a_call_that_is_answered() -> None:
         await pool.run(id, thing)
         del thing, made
         assert [ref() for ref in refs] == [None, None]
+
+
+def niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+async def test_what_is_done_for_jobs_gives_way_and_takes_no_thread_of_what_somebody_waits_for() -> None:
+    pool, gate = Pool("test", 1), threading.Event()
+
+    async def job() -> int:
+        GIVES_WAY.set(True)
+        found, _ = await asyncio.gather(pool.run(niceness), pool.run(gate.wait))
+        return found
+
+    working = asyncio.create_task(job())
+    await asyncio.sleep(0.05)
+    assert await asyncio.wait_for(pool.run(niceness), 5) == niceness()
+    gate.set()
+    assert await working == niceness() + NICE
+    pool.close()
+
+
+async def test_what_is_left_behind_by_a_job_alone_is_called_too() -> None:
+    pool, called = Pool("test", 1), threading.Event()
+
+    async def job() -> None:
+        GIVES_WAY.set(True)
+        await pool.run(int)
+
+    await asyncio.create_task(job())
+    pool.leave(called.set)
+    assert await asyncio.to_thread(called.wait, 5)
     pool.close()

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.world import Ikon
+from tests.unit.cli.run import ikon
 
 
 def connect(server: Ikon) -> socket.socket:
@@ -125,3 +126,12 @@ def until(true: Callable[[], bool], patience_s: float = 10) -> None:
     while not true():
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def test_a_worker_beside_sqlite_or_without_slots_says_why_it_does_not_start(tmp_path: Path) -> None:
+    refused = ikon("worker", "--data", tmp_path)
+    assert refused.returncode == 2
+    assert "SQLite is worked on by one process" in refused.stderr
+    refused = ikon("worker", "--data", tmp_path, env={"IKON_DATABASE": "mysql+pymysql://u@127.0.0.1/ikon", "IKON_JOBS__SLOTS": "0"})
+    assert refused.returncode == 2
+    assert "jobs.slots = 0" in refused.stderr
