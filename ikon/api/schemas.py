@@ -2,10 +2,9 @@
 
 from typing import Any, get_args
 
-from ikon.model.image import UUID, ContainerFormat, DiskFormat, Visibility
+from ikon.model.image import UUID, ContainerFormat, DiskFormat, Status, Visibility
 
 UUID_PATTERN = f"^{UUID.pattern}$"
-STATUSES = ["queued", "saving", "uploading", "importing", "active", "deactivated", "killed", "deleted", "pending_delete"]
 
 
 def _text(description: str, most: int | None = 255, *, null: bool = True, read_only: bool = False, **more: Any) -> dict[str, Any]:
@@ -46,7 +45,7 @@ IMAGE: dict[str, Any] = {
     "properties": {
         "id": {"type": "string", "description": "Identifier of the image, a UUID", "pattern": UUID_PATTERN},
         "name": _text("Name for people; need not be unique"),
-        "status": _text("Where the image is in its life", None, null=False, read_only=True, enum=STATUSES),
+        "status": _text("Where the image is in its life", None, null=False, read_only=True, enum=list(get_args(Status))),
         "visibility": _text("Who can see the image", None, null=False, enum=list(get_args(Visibility))),
         "protected": {"type": "boolean", "description": "Whether deleting the image is refused"},
         "os_hidden": {"type": "boolean", "description": "Whether the image is left out of the default list"},

@@ -4,7 +4,7 @@ import click
 
 from ikon.cli.options import settings, settings_options
 from ikon.config import Settings
-from ikon.db import schema
+from ikon.db import index, schema
 from ikon.db.engine import make_engine
 from ikon.db.lease import lock_file
 from ikon.db.tables import SCHEMA
@@ -29,13 +29,28 @@ def upgrade(config: str | None, data: str | None, database: str | None) -> None:
 @db.command()
 @settings_options
 @click.option("--database", help="Database URL. [env: IKON_DATABASE]")
-def check(config: str | None, data: str | None, database: str | None) -> None:
+@click.option("--lists", is_flag=True, help="Compare the index of lists with the images too; reads every image.")
+@click.option(
+    "--rebuild", is_flag=True, help="Make the index of lists anew; on SQLite no server may run, elsewhere nothing may be written."
+)
+def check(config: str | None, data: str | None, database: str | None, lists: bool, rebuild: bool) -> None:
     """Say whether the schema is what this version needs; ends with 1 if not."""
     chosen = settings(config, data=data, database=database)
     found = None if schema.is_absent(chosen.database) else schema.version(make_engine(chosen.database))
     click.echo(f"The schema is at {found or 'nothing: the database is empty'}; this version needs {SCHEMA}")
     if found != SCHEMA:
         raise SystemExit(1)
+    if rebuild:
+        _alone(chosen)
+        with make_engine(chosen.database).begin() as conn:
+            click.echo(f"The index of lists was made anew of {index.rebuild(conn)} images")
+    if lists:
+        with make_engine(chosen.database).connect() as conn:
+            seen, missing, surplus = index.compare(conn)
+        click.echo(f"The index of lists has {missing} rows too few and {surplus} too many for {seen} images")
+        if missing or surplus:
+            click.echo("Run: ikon db check --rebuild")
+            raise SystemExit(1)
 
 
 def _alone(chosen: Settings) -> None:

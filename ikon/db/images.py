@@ -1,7 +1,7 @@
 """Image rows and the ids that were ever given. Every list, look-up and change of a record is here."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -9,17 +9,13 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, bindparam
 from sqlalchemy.exc import IntegrityError
 
-from ikon.context import Context
 from ikon.db import tables, terms
 from ikon.model.image import UUID, Image, Member
-from ikon.model.listing import Listing
-from ikon.problems import BadValue, ImageExists, StatusConflict, TooSlow
+from ikon.problems import ImageExists, StatusConflict
 
 t = tables.images
 COLUMNS = [c for c in t.c if c.name != "doc"]
 NAMES = [c.name for c in COLUMNS]
-#: Rows read at a time while a filter is looked for that no index knows.
-SLICE = 500
 
 
 class Doc(msgspec.Struct, frozen=True):
@@ -37,6 +33,9 @@ DECODER = msgspec.json.Decoder(Doc)
 INSERT_ID = sa.insert(tables.ids).values(id=bindparam("id"))
 INSERT = sa.insert(t).values({c: bindparam(c.name) for c in t.c})
 GET = sa.select(*COLUMNS, t.c.doc).where(t.c.id == bindparam("id"))
+#: On the driver's cursor: a page of 1,000 takes half the time that it takes through Core's row and IN machinery.
+BY_K = f"SELECT {', '.join(NAMES)}, doc FROM images WHERE k IN "  # noqa: S608  names of columns
+BOOLEANS = [NAMES.index(name) for name in ("os_hidden", "protected")]
 LOCK = GET.with_for_update()
 UPDATE = sa.update(t).where(t.c.k == bindparam("the_k")).values({c: bindparam(c.name) for c in t.c if c.name not in ("k", "id")})
 
@@ -46,8 +45,10 @@ class TakenK(Exception):
 
 
 def _image(row: Sequence[Any]) -> Image:
-    doc = DECODER.decode(row[-1])
-    return Image(*(*row[:-1], doc.p, doc.t, doc.s, doc.m))
+    doc, values = DECODER.decode(row[-1]), list(row[:-1])
+    for at in BOOLEANS:
+        values[at] = bool(values[at])  # a driver may have them as numbers
+    return Image(*(*values, doc.p, doc.t, doc.s, doc.m))
 
 
 def _values(image: Image) -> dict[str, Any]:
@@ -91,6 +92,22 @@ def _found(conn: Connection, query: sa.Select[Any], image_id: str) -> Image | No
     return _image(row) if row else None
 
 
+def by_k(conn: Connection, found: Sequence[int]) -> dict[int, Image]:
+    """The images under these keys, as far as they are still there."""
+    if not found:
+        return {}
+    rows = conn.exec_driver_sql(f"{BY_K}({', '.join(map(str, found))})").all()
+    return {row[0]: _image(row) for row in rows}
+
+
+def by_id(conn: Connection, after: str | None, ascending: bool, limit: int) -> list[Image]:
+    """The images whose ids come next in order of their bytes."""
+    query = sa.select(*COLUMNS, t.c.doc).order_by(t.c.id if ascending else t.c.id.desc()).limit(limit)
+    if after is not None:
+        query = query.where(t.c.id > after if ascending else t.c.id < after)
+    return [_image(row) for row in conn.execute(query)]
+
+
 def after(conn: Connection, k: int, limit: int) -> list[Image]:
     """The images created next after k, oldest first."""
     return [_image(row) for row in conn.execute(sa.select(*COLUMNS, t.c.doc).where(t.c.k > k).order_by(t.c.k).limit(limit))]
@@ -120,88 +137,3 @@ def delete(conn: Connection, image: Image) -> None:
     """Forget a locked image's record. Its id stays given."""
     conn.execute(sa.delete(t).where(t.c.k == image.k))
     terms.change(conn, image, None)
-
-
-def page(conn: Connection, ctx: Context, listing: Listing, marker: Image | None, deadline_s: float) -> list[Image]:
-    """The images of one list page, complete unless there are no more. Raises TooSlow past the deadline (seconds of CLOCK_MONOTONIC)."""
-    found: list[Image] = []
-    size = min(max(listing.limit, SLICE if listing.tests else 1), 1000)
-    while len(found) < listing.limit:
-        rows = _slice(conn, ctx, listing, marker, size)
-        for row in rows:
-            image = _image(row)
-            if all(test(image) for test in listing.tests):
-                found.append(image)
-        if len(rows) < size:
-            break
-        marker = _image(rows[-1])
-        if time.monotonic() > deadline_s:
-            raise TooSlow("The list was given up: too many images had to be looked at for these filters.")
-    return found[: listing.limit]
-
-
-def _slice(conn: Connection, ctx: Context, listing: Listing, marker: Image | None, size: int) -> list[Any]:
-    """The next rows in order out of all that the caller sees: one walk for each scope, merged. Never an OR, so each walk has its index."""
-    rows: dict[int, Any] = {}
-    for scope in _scopes(ctx, listing):
-        query = sa.select(*COLUMNS, t.c.doc).where(t.c.os_hidden == listing.os_hidden, *scope)
-        query = query.where(*(t.c[name] == value for name, value in listing.equal.items()))
-        if marker:
-            query = query.where(_after(listing.sorts, marker))
-        for name, ascending in listing.sorts:
-            column = t.c[name]
-            if column.nullable:
-                query = query.order_by(sa.desc(column.is_(None)) if ascending else sa.asc(column.is_(None)))
-            query = query.order_by(column if ascending else column.desc())
-        rows |= {row[0]: row for row in conn.execute(query.limit(size))}
-    ordered = list(rows.values())
-    for name, ascending in reversed(listing.sorts):
-        ordered.sort(key=_nulls_first(NAMES.index(name)), reverse=not ascending)
-    return ordered[:size]
-
-
-def _nulls_first(at: int) -> Callable[[Any], Any]:
-    return lambda row: (row[at] is not None, row[at] if row[at] is not None else 0)
-
-
-def _scopes(ctx: Context, listing: Listing) -> list[list[sa.ColumnElement[bool]]]:
-    """One condition list for each set of images that the caller's list is made of."""
-    own = [t.c.owner == ctx.project]
-    wanted = listing.visibility
-    if ctx.admin:
-        if wanted == "all":
-            return [[]]
-        if wanted:
-            return [[t.c.visibility == wanted]]
-        return [[t.c.visibility != "community"], [*own, t.c.visibility == "community"]]
-    if wanted in ("public", "community"):
-        return [[t.c.visibility == wanted]]
-    if wanted in ("private", "shared"):
-        return [[*own, t.c.visibility == wanted]]
-    scopes = [own, [t.c.visibility == "public"]]
-    return [*scopes, [t.c.visibility == "community"]] if wanted == "all" else scopes
-
-
-def _after(sorts: Sequence[tuple[str, bool]], marker: Image) -> sa.ColumnElement[bool]:
-    """Rows behind the marker. NULL comes before every value in ascending order, on every database."""
-    if sorts[0][0] == "k":
-        return t.c.k > marker.k if sorts[0][1] else t.c.k < marker.k
-    steps: list[sa.ColumnElement[bool]] = []
-    equal: list[sa.ColumnElement[bool]] = []
-    for name, ascending in sorts:
-        column, value = t.c[name], getattr(marker, name)
-        behind: sa.ColumnElement[bool]
-        if value is None:
-            behind = column.is_not(None) if ascending else sa.false()
-        elif ascending:
-            behind = column > value
-        else:
-            behind = sa.or_(column < value, column.is_(None)) if column.nullable else column < value
-        steps.append(sa.and_(*equal, behind))
-        equal.append(column.is_(None) if value is None else column == value)
-    return sa.or_(*steps)
-
-
-def no_marker(image_id: str) -> BadValue:
-    """The same answer for a marker that is unknown and for one that the caller may not see."""
-    return BadValue(f"No image found with ID {image_id}")

@@ -11,6 +11,7 @@ from ikon.context import Context
 from ikon.problems import BadRequest, BadValue, QuotaExceeded, ReadOnly
 
 Visibility = Literal["public", "community", "shared", "private"]
+Status = Literal["queued", "saving", "uploading", "importing", "active", "deactivated", "killed", "deleted", "pending_delete"]
 DiskFormat = Literal["ami", "ari", "aki", "vhd", "vhdx", "vmdk", "raw", "qcow2", "vdi", "iso", "ploop"]
 ContainerFormat = Literal["ami", "ari", "aki", "bare", "ovf", "ova", "docker", "compressed"]
 

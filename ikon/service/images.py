@@ -10,13 +10,13 @@ from sqlalchemy import Connection
 from ikon import log, policy
 from ikon.config import Limits
 from ikon.context import Context
-from ikon.db import copies, events, images
+from ikon.db import copies, events, images, lists
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import Image, New, check_counts, visible
 from ikon.model.listing import Listing
 from ikon.model.patch import Change, apply
-from ikon.problems import Busy, Forbidden, ImageNotFound, VersionMismatch
+from ikon.problems import Busy, Forbidden, ImageNotFound, TooSlow, VersionMismatch
 
 #: Microseconds tried when the one an image was created in is taken.
 K_TRIES = 100
@@ -104,16 +104,11 @@ async def browse(kit: Kit, ctx: Context, listing: Listing) -> list[Image]:
     policy.require(ctx, "get_images")
     if listing.limit == 0:
         return []
-    return await kit.db.read(_page, ctx, listing, time.monotonic() + kit.settings.limits.list_s)
-
-
-def _page(conn: Connection, ctx: Context, listing: Listing, deadline_s: float) -> list[Image]:
-    marker = None
-    if listing.marker is not None:
-        marker = images.get(conn, listing.marker)
-        if marker is None or not visible(ctx, marker):
-            raise images.no_marker(listing.marker)
-    return images.page(conn, ctx, listing, marker, deadline_s)
+    walk, deadline = lists.Walk(ctx, listing), time.monotonic() + kit.settings.limits.list_s
+    while not await kit.db.read(walk.resume):  # a long walk gives way to others between its steps
+        if time.monotonic() > deadline:
+            raise TooSlow("The list was given up: too many images had to be looked at for these filters.")
+    return walk.found
 
 
 async def update(kit: Kit, ctx: Context, image_id: str, changes: list[Change], if_match: Sequence[str] | None) -> Image:

@@ -8,9 +8,11 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
+from ikon.db import images
 from ikon.db.connect import make_engine
 from ikon.db.tables import SCHEMA, metadata
 from tests.unit.cli.run import ikon
+from tests.unit.model.test_listing import IMAGE
 
 
 def test_an_empty_database_is_upgraded_once_and_then_found_sound(tmp_path: Path, database_url: str) -> None:
@@ -91,3 +93,30 @@ def test_a_server_refuses_an_empty_or_old_schema_and_names_the_command(tmp_path:
     assert "-> Run: ikon db upgrade" in doctor.stdout
     assert "secret" not in empty.stderr + old.stderr + doctor.stdout
     assert empty.stderr.count("\n") == old.stderr.count("\n") == 1
+
+
+def test_the_index_of_lists_is_compared_and_made_anew(tmp_path: Path, database_url: str) -> None:
+    options = ("--data", tmp_path, "--database", database_url)
+    assert ikon("db", "upgrade", *options).returncode == 0
+    with make_engine(database_url).begin() as conn:
+        conn.execute(sa.insert(metadata.tables["terms"]).values(t=1, k=1))
+
+    wrong = ikon("db", "check", "--lists", *options)
+    mended = ikon("db", "check", "--rebuild", "--lists", *options)
+
+    assert (wrong.returncode, mended.returncode) == (1, 0), wrong.stderr + mended.stderr
+    assert "0 rows too few and 1 too many for 0 images\nRun: ikon db check --rebuild\n" in wrong.stdout
+    assert "0 rows too few and 0 too many for 0 images\n" in mended.stdout
+
+
+def test_an_upgrade_makes_the_index_of_images_that_were_there_before(tmp_path: Path, database_url: str) -> None:
+    options = ("--data", tmp_path, "--database", database_url)
+    assert ikon("db", "upgrade", *options).returncode == 0
+    with make_engine(database_url).begin() as conn:
+        images.insert(conn, IMAGE)
+        for table in ("terms", "sorts", "secrets"):
+            conn.execute(sa.delete(metadata.tables[table]))
+
+    assert ikon("db", "upgrade", *options).returncode == 0
+
+    assert "0 rows too few and 0 too many for 1 images" in ikon("db", "check", "--lists", *options).stdout

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from ikon.model.image import Image
 from ikon.model.listing import Listing, parse, quoted_list
+from ikon.model.terms import SORTED, spelled, value
 from ikon.problems import BadValue
 
 IMAGE = Image(
@@ -71,9 +72,13 @@ def ask(*params: tuple[str, str]) -> Listing:
 
 def matches(*params: tuple[str, str]) -> bool:
     listing = ask(*params)
-    chosen = all(getattr(IMAGE, name) == value for name, value in listing.equal.items())
-    tested = all(test(IMAGE) for test in listing.tests)
-    assert chosen or not tested, "the database would leave out what the tests let through"
+    known = {*spelled(IMAGE), *((field, value(IMAGE, field)) for field in SORTED)}
+    chosen = all(not each.needs or known & set(each.needs) for each in listing.filters)
+    chosen = chosen and listing.created[0] <= IMAGE.k <= listing.created[1]
+    chosen = chosen and (listing.column is None or getattr(IMAGE, listing.column[0]) == listing.column[1])
+    chosen = chosen and (listing.owners is None or IMAGE.owner in listing.owners)
+    tested = all(each.test(IMAGE) for each in listing.filters)
+    assert chosen or not tested, "the index would leave out what the tests let through"
     return tested
 
 
