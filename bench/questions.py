@@ -63,6 +63,7 @@ FIRST, X500, EQUAL = (frozenset([goal]) for goal in ("first", "x500", "equal"))
 DEEP, OLDER = "marker={one.id}", (0, 0.5)
 BOTH = X500 | EQUAL
 QUESTIONS = [
+    Question("nothing", "no image at all: limit=0", plain(), limit=0),
     Question("first", "first page", plain(), goals=FIRST),
     Question("first16", "first page, 16 clients", plain(), clients=16, goals=FIRST),
     Question("first1000", "first 1000", plain(), limit=1000),
