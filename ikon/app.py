@@ -20,6 +20,7 @@ from ikon.db import schema, usage
 from ikon.db.engine import Database, make_engine
 from ikon.db.lease import Lease, lock_file
 from ikon.kit import Kit
+from ikon.passwords import Passwords
 from ikon.periodic import base, heartbeat, reaper
 from ikon.problems import Problem, StartError
 from ikon.stores.registry import open_stores
@@ -41,14 +42,14 @@ async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
     if settings.quota.bytes:
         await db.write(usage.doubt)
     intake = Intake(db, stores, lease, settings.buffer_mib * MIB, limited=bool(settings.quota.bytes))
-    outflow = Outflow(db, stores, settings.node)
+    outflow, passwords = Outflow(db, stores, settings.node), Passwords()
     try:
-        yield Kit(settings, db, lease, stores, intake, outflow)
+        yield Kit(settings, db, lease, stores, intake, outflow, passwords)
     finally:
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)
         await db.close()
-        for part in (intake, outflow, stores):
+        for part in (intake, outflow, passwords, stores):
             part.close()
 
 
@@ -218,5 +219,12 @@ def greeting(settings: Settings) -> str:
             f"  {client} image create --disk-format qcow2 --container-format bare --file disk.qcow2 my-image",
             f"  {client} image list",
             f"  curl {url}/v2/images",
+        ]
+    if settings.identity == "users":
+        client = f"openstack --os-auth-type http_basic --os-endpoint {url} --os-username NAME --os-password PASSWORD"
+        lines += [
+            "Add users, and let them try:",
+            f"  ikon user add NAME --project PROJECT --data {settings.data}",
+            f"  {client} image list",
         ]
     return "\n".join(lines)

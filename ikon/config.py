@@ -21,6 +21,8 @@ from ikon.problems import StartError
 MIB = 1 << 20
 #: Beginnings of variables that are ours; `IKON_QUOTA__BYTES` sets `[quota] bytes`.
 PREFIX = "IKON_"
+#: An origin in the one form in which browsers send it (RFC 6454, 6.2).
+ORIGIN = re.compile(r"(http(?!.*:80$)|https(?!.*:443$))://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
@@ -39,6 +41,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     image_bytes: Annotated[Positive, Meta(description="Size in bytes of the largest image taken.")] = 1 << 40
     properties: Annotated[Count, Meta(description="Custom properties an image may have.")] = 128
     tags: Annotated[Count, Meta(description="Tags an image may have.")] = 128
+    members: Annotated[int, Meta(ge=0, le=1000, description="Projects an image may be shared with.")] = 128
     page: Annotated[Positive, Meta(description="Images on a list page when the caller names no limit.")] = 25
     page_max: Annotated[Positive, Meta(description="Images on the longest list page; a higher limit is cut to this.")] = 1000
     list_s: Annotated[Seconds, Meta(description="Seconds after which a list that finds too little is given up with 503.")] = 10.0
@@ -55,6 +58,14 @@ class Http(Struct, frozen=True, forbid_unknown_fields=True):
     connections_per_address: Annotated[Count, Meta(description="Connections from one address, loopback excepted; 0 sets no limit.")] = 0
 
 
+class Cors(Struct, frozen=True, forbid_unknown_fields=True):
+    """Web pages that may use the API from a browser."""
+
+    allowed_origins: Annotated[
+        list[str], Meta(description='Origins of these pages, as "https://dashboard.example.org"; none: no page may, and nothing is said.')
+    ] = field(default_factory=list)
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """All settings of one Ikon server."""
 
@@ -63,17 +74,22 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     )
     listen: Annotated[str, Meta(description='Address and port to serve on, as "HOST:PORT" or "[IPV6]:PORT".')] = "127.0.0.1:9292"
     identity: Annotated[
-        Literal["none", "headers"],
+        Literal["none", "headers", "users"],
         Meta(
-            description='Who callers are: "none" (everyone is the admin of project "default"; loopback only) or "headers" '
-            "(X-User-Id, X-Project-Id, X-Roles ... as a Keystone middleware in front sets them)."
+            description='Who callers are: "none" (everyone is the admin of project "default"; loopback only), "headers" '
+            '(X-User-Id, X-Project-Id, X-Roles ... as a Keystone middleware in front sets them) or "users" (name and password by HTTP '
+            "Basic, of those whom `ikon user add` made)."
         ),
     ] = "none"
     none_beyond_loopback: Annotated[
         bool, Meta(description='Let identity "none" serve beyond loopback: everyone who can connect is admin.')
     ] = False
     trusted_proxies: Annotated[
-        list[str], Meta(description='Networks, as "10.0.0.0/8", whose identity headers are believed; loopback always is.')
+        list[str],
+        Meta(
+            description='Networks, as "10.0.0.0/8", of proxies in front. With identity "headers" their identity headers are believed, as '
+            "loopback's always are; with \"users\" what they say in X-Forwarded-For, and nobody else's."
+        ),
     ] = field(default_factory=list)
     database: Annotated[
         str,
@@ -99,6 +115,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     quota: Annotated[Quota, Meta(description="What one project may hold.")] = Quota()
     limits: Annotated[Limits, Meta(description="Bounds on single requests and images.")] = Limits()
     http: Annotated[Http, Meta(description="How long and how much the server waits for a client.")] = Http()
+    cors: Annotated[Cors, Meta(description="Web pages that may use the API from a browser.")] = Cors()
 
     @property
     def address(self) -> tuple[str, int]:
@@ -242,6 +259,12 @@ def _completed(settings: Settings) -> Settings:
             ipaddress.ip_network(network)
         except ValueError as error:
             raise StartError(f"config: trusted_proxies: {network!r}: {error}. {_help(Settings, ['trusted_proxies'])}") from None
+    for origin in settings.cors.allowed_origins:
+        if not ORIGIN.fullmatch(origin):
+            raise StartError(
+                f"config: cors.allowed_origins: {origin!r} is no origin as browsers send it. "
+                "Allowed: http:// or https://, a host in lower case, and :PORT where it is not the usual one; no path"
+            )
     return msgspec.structs.replace(settings, **changes)
 
 
@@ -252,7 +275,7 @@ def _check_address(settings: Settings) -> None:
     if settings.identity == "none" and not is_loopback(settings.address[0]) and not settings.none_beyond_loopback:
         raise StartError(
             f'config: listen = {settings.listen!r}: with identity = "none" everyone who can connect is admin, so only loopback is served. '
-            'Set identity = "headers", or none_beyond_loopback = true if this is what you want'
+            'Set identity = "headers" or "users", or none_beyond_loopback = true if this is what you want'
         )
 
 

@@ -1,10 +1,11 @@
 """What a verb receives: the parts of the house, built in app.py, and by tests."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from ikon.config import Settings
 from ikon.db.engine import Database
 from ikon.db.lease import Lease
+from ikon.passwords import Passwords
 from ikon.stores.registry import Stores
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
@@ -20,3 +21,4 @@ class Kit:
     stores: Stores
     intake: Intake
     outflow: Outflow
+    passwords: Passwords = field(default_factory=Passwords)

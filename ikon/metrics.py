@@ -18,6 +18,7 @@ SENT = Counter("ikon_image_bytes_sent", "Bytes of image data sent")
 UPLOADS_UNDONE = Counter("ikon_uploads_undone", "Uploads that did not end well, and were undone")
 SUSPECT = Counter("ikon_copies_suspect", "Copies found to give wrong or missing bytes")
 REAPED = Counter("ikon_copies_reaped", "Copies whose bytes the reaper removed", ["why"])
+PASSWORDS_REFUSED = Counter("ikon_passwords_refused", "Passwords that proved nobody, or were not looked at after too many tries", ["why"])
 BUFFERED = Gauge("ikon_buffered_bytes", "Bytes of image data in memory on their way in")
 
 

@@ -150,6 +150,12 @@ class RangeNotSatisfiable(Problem):
     status, title = 416, "Range not satisfiable"
 
 
+class TooManyTries(Problem):
+    """Too many wrong passwords."""
+
+    status, title = 429, "Too many tries"
+
+
 class HeadersTooLarge(Problem):
     """A request header is too long."""
 

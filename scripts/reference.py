@@ -102,6 +102,7 @@ def kind_of(kind: Any) -> str:
     bounds = ""
     for meta in getattr(kind, "__metadata__", ()):
         bounds += f" >= {meta.ge:g}" if meta.ge is not None else ""
+        bounds += f", <= {meta.le:g}" if meta.le is not None else ""
         bounds += f" > {meta.gt:g}" if meta.gt is not None else ""
     inner = plain(kind)
     if hasattr(inner, "__metadata__"):

@@ -1,14 +1,17 @@
 """Who asks: from what the connection and the headers say to a Context. The rest of the house never looks at either."""
 
+import base64
 import ipaddress
-from collections.abc import MutableMapping
-from typing import Any
 
 from starlette.datastructures import Headers
 
-from ikon.config import Settings, is_loopback
+from ikon.api.request import Request
+from ikon.config import is_loopback
 from ikon.context import Context
+from ikon.kit import Kit
+from ikon.model.user import CONTROL, with_implied
 from ikon.problems import Forbidden, HeadersTooLarge, Unauthenticated
+from ikon.service import users
 
 ADMIN_ROLES = frozenset(("admin", "member", "reader"))
 #: Headers that say who asks.
@@ -21,24 +24,31 @@ UNVERIFIED = (
     "This server could not verify that you are authorized to access the document you requested. Either you supplied the wrong credentials "
     "(e.g., bad password), or your browser does not understand how to supply the credentials required."
 )
+CHALLENGE = {"WWW-Authenticate": 'Basic realm="Ikon", charset="UTF-8"'}
+READING = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
 class Identity:
     """Establishes callers as the setting `identity` says."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, kit: Kit) -> None:
+        self._kit, settings = kit, kit.settings
         self._mode = settings.identity
         self._anywhere = settings.none_beyond_loopback
+        self._origins = frozenset(settings.cors.allowed_origins)
         self._proxies = [ipaddress.ip_network(network) for network in settings.trusted_proxies]
 
-    def context(self, scope: MutableMapping[str, Any], headers: Headers, request_id: str) -> Context:
-        """The caller of one request. Raises Unauthenticated, Forbidden, HeadersTooLarge."""
-        if scope["client"] is None:  # the Unix socket: only this server's own user can connect to it
+    async def context(self, request: Request, request_id: str) -> Context:
+        """The caller of one request. Raises Unauthenticated, Forbidden, HeadersTooLarge, TooManyTries, Busy."""
+        client, headers = request.scope["client"], request.headers
+        if client is None:  # the Unix socket: only this server's own user can connect to it
             return Context("operator", "default", "default", ADMIN_ROLES, request_id=request_id)
         if self._mode == "none":
             self._refuse_web_pages(headers)
             return Context("admin", "default", "default", ADMIN_ROLES, request_id=request_id)
-        return self._from_headers(scope["client"][0], headers, request_id)
+        if self._mode == "users":
+            return await self._from_users(client[0], request, request_id)
+        return self._from_headers(client[0], headers, request_id)
 
     def _refuse_web_pages(self, headers: Headers) -> None:
         """Without identities, a web page that somebody on this machine looks at must not be able to act as the admin."""
@@ -46,11 +56,33 @@ class Identity:
             return
         host = headers.get("host", "localhost")
         name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if "origin" in headers or not is_loopback(name.strip("[]")):
+        foreign = "origin" in headers and headers["origin"] not in self._origins
+        if foreign or not is_loopback(name.strip("[]")):
             raise Forbidden(
                 'With identity "none" only requests to a loopback address are served, and none that a web page made. '
                 "Use http://127.0.0.1, or set another identity"
             )
+
+    async def _from_users(self, peer: str, request: Request, request_id: str) -> Context:
+        """A built-in user, by HTTP Basic. A wrong password and a name that nobody has are answered alike."""
+        headers = request.headers
+        origin = headers.get("origin", "")
+        if origin and request.method not in READING and origin not in self._origins and origin.partition("://")[2] != headers.get("host"):
+            # a browser that has asked for the password once sends it along with what any page makes it send
+            raise Forbidden("Pages of this origin may not use this service. The operator may name it in cors.allowed_origins")
+        name, password = _credentials(headers)
+        user = await users.authenticate(self._kit, name, password, self._address(peer, headers))
+        if user is None:
+            raise Unauthenticated(UNVERIFIED, headers=CHALLENGE)
+        return Context(user.name, user.project, "default", with_implied(user.roles), request_id=request_id)
+
+    def _address(self, peer: str, headers: Headers) -> str:
+        """Where a request comes from: proxies of `trusted_proxies` are believed about it, and nobody else. IPv6 by network, /64."""
+        hops = [hop.strip() for hop in ",".join(headers.getlist("x-forwarded-for")).split(",") if hop.strip()]
+        while hops and self._listed(peer) and _ip(hops[-1]):  # what is no address may be new each time: the proxy's own counts
+            peer = hops.pop()
+        address = _ip(peer)
+        return str(ipaddress.ip_network((address, 64), strict=False)) if address and address.version == 6 else str(address or peer)
 
     def _from_headers(self, peer: str, headers: Headers, request_id: str) -> Context:
         said: dict[bytes, str] = {}
@@ -74,10 +106,34 @@ class Identity:
         )
 
     def _trusted(self, peer: str) -> bool:
-        if is_loopback(peer):
-            return True
-        try:
-            address = ipaddress.ip_address(peer)
-        except ValueError:
-            return False
-        return any(address in network for network in self._proxies)
+        return is_loopback(peer) or self._listed(peer)
+
+    def _listed(self, peer: str) -> bool:
+        address = _ip(peer)
+        return address is not None and any(address in network for network in self._proxies)
+
+
+def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address of a host, that of IPv4 where IPv6 only wraps it; None for what is none."""
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def _credentials(headers: Headers) -> tuple[str, str]:
+    """Name and password of HTTP Basic (RFC 7617). Raises Unauthenticated, with what is wrong about the form."""
+    said = headers.getlist("authorization")
+    scheme, _, encoded = said[0].strip().partition(" ") if len(said) == 1 else ("", "", "")
+    if scheme.lower() != "basic":
+        raise Unauthenticated(UNVERIFIED, headers=CHALLENGE)
+    try:
+        text = base64.b64decode(encoded.strip(), validate=True).decode()
+    except ValueError:  # of the decoder of base64, and of that of UTF-8
+        text = ""
+    name, colon, password = text.partition(":")
+    if not colon or CONTROL.search(text):
+        wanted = "Authorization: after Basic comes the base64 of NAME:PASSWORD in UTF-8, without control characters"
+        raise Unauthenticated(wanted, headers=CHALLENGE)
+    return name, password

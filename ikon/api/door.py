@@ -4,13 +4,15 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ikon import log, metrics
-from ikon.api import data, discovery, errors, images, info
+from ikon.api import data, discovery, errors, images, info, members, tags, users
 from ikon.api.auth import Identity
+from ikon.api.cors import Cors
 from ikon.api.request import Request
 from ikon.context import new_request_id
 from ikon.kit import Kit
@@ -30,18 +32,29 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v2/images/{id}": {"GET": images.show, "PATCH": images.update, "DELETE": images.delete},
     "/v2/images/{id}/file": {"GET": data.download, "PUT": data.upload},
     "/v2/images/{id}/actions/{action}": {"POST": images.act},
+    "/v2/images/{id}/members": {"GET": members.browse, "POST": members.share},
+    "/v2/images/{id}/members/{project}": {"GET": members.show, "PUT": members.answer, "DELETE": members.remove},
+    "/v2/images/{id}/tags/{tag}": {"PUT": tags.add, "DELETE": tags.remove},
     "/v2/stores/{store}/{id}": {"DELETE": info.remove_from_store},
     "/v2/info/import": {"GET": info.import_methods},
     "/v2/info/stores": {"GET": info.stores},
     "/v2/info/stores/detail": {"GET": info.stores_detail},
     "/v2/schemas/image": {"GET": info.schema_image},
     "/v2/schemas/images": {"GET": info.schema_images},
+    "/v2/schemas/member": {"GET": info.schema_member},
+    "/v2/schemas/members": {"GET": info.schema_members},
+    "/v2/tenants": {"GET": info.tenants},
     "/ikon/v1/images/{id}/copies": {"POST": info.copy_to_store},
+    "/ikon/v1/users": {"GET": users.browse, "POST": users.add},
+    "/ikon/v1/users/{name}": {"DELETE": users.remove},
+    "/ikon/v1/users/{name}/password": {"PUT": users.set_password},
 }
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS"))
 #: A request id that a client sends is taken over in this form, so that nothing else gets into headers and logs.
 REQUEST_ID = re.compile(r"[A-Za-z0-9_.:-]+")
 REQUEST_ID_LENGTH = 64
+#: What stands, after decoding, for bytes of a path that are no UTF-8.
+NO_TEXT = re.compile("[\udc80-\udcff]")
 
 
 class Route:
@@ -57,21 +70,22 @@ class Tree:
     """Routes by segment: a look-up costs one step for each segment, however many routes there are."""
 
     def __init__(self, routes: dict[str, dict[str, Handler]]) -> None:
-        self._root: dict[str, Any] = {}
+        self._root: dict[str | None, Any] = {}  # by segment, "*" for any one; under None the route that ends here
         for pattern, handlers in routes.items():
             node = self._root
             for part in pattern.split("/"):
                 node = node.setdefault("*" if part.startswith("{") else part, {})
-            node["/"] = Route(pattern, handlers)
+            node[None] = Route(pattern, handlers)
 
     def find(self, parts: list[str]) -> Route | None:
         """The route of a path, given in segments."""
         node = self._root
         for part in parts:
-            node = node.get(part) if part in node and part != "*" else node.get("*") if part else None  # type: ignore[assignment]
+            named = part and not NO_TEXT.search(part)
+            node = node.get(part) if part in node and part != "*" else node.get("*") if named else None  # type: ignore[assignment]
             if node is None:
                 return None
-        return node.get("/")
+        return node.get(None)
 
 
 class Door:
@@ -79,7 +93,8 @@ class Door:
 
     def __init__(self, kit: Kit) -> None:
         self._kit = kit
-        self._identity = Identity(kit.settings)
+        self._identity = Identity(kit)
+        self._cors = Cors(kit.settings.cors.allowed_origins)
         self._tree = Tree(ROUTES)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -94,12 +109,14 @@ class Door:
             if message["type"] == "http.response.start":
                 started = True
                 status[0] = message["status"]
+                message["headers"] = [*message["headers"], *cors]
                 if shows_id:
-                    message["headers"] = [*message["headers"], (b"x-openstack-request-id", request_id.encode())]
+                    message["headers"].append((b"x-openstack-request-id", request_id.encode()))
             await send(message)
 
         scope["ikon.send"] = sending
         status = [0]
+        cors = self._cors.headers(request.method, request.headers)
         parts = self._segments(request)
         shows_id = parts[1:2] in (["v2"], ["ikon"])
         request_id = new_request_id()
@@ -125,16 +142,29 @@ class Door:
         metrics.took(pattern).observe(time.perf_counter() - began)
 
     def _segments(self, request: Request) -> list[str]:
-        """The path's segments, its first one empty: repeated slashes count once, and every version we list is /v2."""
-        path: str = request.scope["path"]
+        """The path's segments, its first one empty: repeated slashes count once, and every version we list is /v2.
+
+        Each is decoded once and by itself, so that a slash that was encoded parts nothing.
+        """
+        path: str = request.scope["raw_path"].decode("ascii")
         while "//" in path:
             path = path.replace("//", "/")
-        parts = path.split("/")
+        parts = [unquote(part, errors="surrogateescape") for part in path.split("/")]
         if len(parts) > 1 and parts[1] in discovery.MINORS:
             parts[1] = "v2"
-        if "application/vnd.openstack.images-v2" in request.headers.get("accept", "") and parts[1:2] != ["v2"]:
+        if parts[1:2] != ["v2"] and self._means_v2(request, parts):
             parts.insert(1, "v2")
         return parts
+
+    def _means_v2(self, request: Request, parts: list[str]) -> bool:
+        """Whether a client that names no version wants /v2: by its media type, or openstacksdk with `http_basic`.
+
+        That one discovers no version with this kind of authentication, and asks for /images right below the endpoint that it was given.
+        """
+        if "application/vnd.openstack.images-v2" in request.headers.get("accept", ""):
+            return True
+        basic = request.headers.get("authorization", "")[:6].lower() == "basic "
+        return basic and self._tree.find(["", "v2", *parts[1:]]) is not None
 
     async def _answer(self, request: Request, parts: list[str], route: Route | None, request_id: str) -> Response | None:
         if request.method == "OPTIONS":
@@ -142,7 +172,7 @@ class Door:
         if parts == ["", "v2"] and request.method in ("GET", "HEAD"):
             return Response(status_code=302, headers={"Location": f"{request.base_url}v2/"}, media_type="text/plain")
         if parts[1:2] in (["v2"], ["ikon"]):
-            request.ctx = self._identity.context(request.scope, request.headers, request_id)
+            request.ctx = await self._identity.context(request, request_id)
         elif route is None and request.method in ("GET", "HEAD"):
             return await discovery.choices(request)
         if route is None:

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from ikon import policy
 from ikon.api import schemas
 from ikon.api.request import Request, empty, json
-from ikon.problems import BadValue
+from ikon.problems import BadValue, Forbidden
 from ikon.service import copies
 
 
@@ -72,3 +72,20 @@ async def schema_images(request: Request) -> Response:
     """GET /v2/schemas/images: the JSON schema of a list."""
     request.refuse_body()
     return json(schemas.IMAGES)
+
+
+async def schema_member(request: Request) -> Response:
+    """GET /v2/schemas/member: the JSON schema of a project that an image is shared with."""
+    request.refuse_body()
+    return json(schemas.MEMBER)
+
+
+async def schema_members(request: Request) -> Response:
+    """GET /v2/schemas/members: the JSON schema of a list of them."""
+    request.refuse_body()
+    return json(schemas.MEMBERS)
+
+
+async def tenants(request: Request) -> Response:
+    """GET /v2/tenants: refused; clients that know no other endpoint look projects up here, and then take an id as given."""
+    raise Forbidden("This service keeps no list of projects. Name a project by its id.")

@@ -3,6 +3,7 @@
 from typing import Any, get_args
 
 from ikon.model.image import UUID, ContainerFormat, DiskFormat, Status, Visibility
+from ikon.model.member import MemberStatus
 
 UUID_PATTERN = f"^{UUID.pattern}$"
 
@@ -93,4 +94,22 @@ IMAGES: dict[str, Any] = {
         "schema": {"type": "string"},
     },
     "links": [{"rel": "first", "href": "{first}"}, {"rel": "next", "href": "{next}"}, {"rel": "describedby", "href": "{schema}"}],
+}
+
+MEMBER: dict[str, Any] = {
+    "name": "member",
+    "properties": {
+        "member_id": {"type": "string", "description": "Project that the image is shared with"},
+        "image_id": {"type": "string", "description": "Identifier of the image, a UUID", "pattern": UUID_PATTERN},
+        "created_at": {"type": "string", "description": "When the image was shared"},
+        "updated_at": {"type": "string", "description": "When the project last answered"},
+        "status": {"type": "string", "description": "What the project has answered", "enum": list(get_args(MemberStatus))},
+        "schema": {"type": "string", "readOnly": True},
+    },
+}
+
+MEMBERS: dict[str, Any] = {
+    "name": "members",
+    "properties": {"members": {"type": "array", "items": MEMBER}, "schema": {"type": "string"}},
+    "links": [{"rel": "describedby", "href": "{schema}"}],
 }

@@ -4,7 +4,7 @@ from typing import Any
 
 from ikon import policy
 from ikon.context import Context
-from ikon.model.image import Image, timestamp
+from ikon.model.image import Image, Member, timestamp
 
 
 def image(ctx: Context, record: Image) -> dict[str, Any]:
@@ -38,3 +38,15 @@ def image(ctx: Context, record: Image) -> dict[str, Any]:
     if record.stores and policy.allows(ctx, "get_image_location", record):
         shown["stores"] = ",".join(record.stores)
     return shown
+
+
+def member(image_id: str, project: str, entry: Member) -> dict[str, Any]:
+    """One project that an image is shared with, as the API shows it."""
+    return {
+        "member_id": project,
+        "image_id": image_id,
+        "status": entry.status,
+        "created_at": timestamp(entry.created),
+        "updated_at": timestamp(entry.updated),
+        "schema": "/v2/schemas/member",
+    }

@@ -11,6 +11,7 @@ GROUPS = {
     "serve": "ikon.cli.serve:serve",
     "db": "ikon.cli.db:db",
     "image": "ikon.cli.image:image",
+    "user": "ikon.cli.user:user",
     "doctor": "ikon.cli.doctor:doctor",
     "completion": "ikon.cli.completion:completion",
 }

@@ -12,8 +12,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
 from ikon.cli.options import settings, settings_options
-from ikon.config import Settings
-from ikon.db import schema
+from ikon.config import Settings, is_loopback
+from ikon.db import schema, users
 from ikon.db.engine import make_engine, now_ms
 from ikon.db.tables import SCHEMA
 from ikon.problems import Problem, StartError
@@ -128,4 +128,25 @@ def _stores(chosen: Settings) -> list[Finding]:
 def _identity(chosen: Settings) -> list[Finding]:
     if chosen.identity == "none" and chosen.none_beyond_loopback:
         return [Finding("identity", "none, beyond loopback", "Everyone who can connect is admin: set identity, or listen on loopback")]
-    return [Finding("identity", chosen.identity)]
+    findings = [Finding("identity", chosen.identity)]
+    if chosen.identity == "users":
+        if not is_loopback(chosen.address[0]) and not chosen.trusted_proxies:
+            remedy = "Serve loopback behind a TLS proxy; is the proxy another machine, name it in trusted_proxies"
+            findings = [Finding("identity", f"users, on {chosen.listen} without TLS: passwords can be read on their way", remedy)]
+        findings += _users(chosen)
+    return findings
+
+
+def _users(chosen: Settings) -> list[Finding]:
+    """Whether there is anybody who could log in; nothing where the database, of which `_database` speaks, cannot tell."""
+    if schema.is_absent(chosen.database):
+        return []
+    engine = make_engine(chosen.database)
+    try:
+        with engine.connect() as conn:
+            found = users.page(conn, "", 1)
+    except SQLAlchemyError:
+        return []
+    finally:
+        engine.dispose()
+    return [Finding("users", "there are some" if found else "there are none", "" if found else "Add one: ikon user add NAME --project P")]

@@ -113,12 +113,13 @@ def after(conn: Connection, k: int, limit: int) -> list[Image]:
     return [_image(row) for row in conn.execute(sa.select(*COLUMNS, t.c.doc).where(t.c.k > k).order_by(t.c.k).limit(limit))]
 
 
-def save(conn: Connection, before: Image, after: Image) -> Image:
+def save(conn: Connection, before: Image, after: Image, *, touch: bool = True) -> Image:
     """Write a locked image's new state, `before` being what was read under the lock; version and updated_at move.
 
-    Returns the image as it is now.
+    touch False: what changed is no part of the record as it is shown, and updated_at stays. Returns the image as it is now.
     """
-    after = msgspec.structs.replace(after, version=before.version + 1, updated=max(now_us(), before.updated))
+    updated = max(now_us(), before.updated) if touch else before.updated
+    after = msgspec.structs.replace(after, version=before.version + 1, updated=updated)
     values = _values(after)
     del values["k"], values["id"]
     conn.execute(UPDATE, {**values, "the_k": after.k})

@@ -16,4 +16,5 @@ def insert(conn: Connection, table: sa.Table, **values: Any) -> bool:
         statement = sqlite.insert(table).on_conflict_do_nothing()
     else:
         statement = sa.insert(table).prefix_with("IGNORE")
-    return conn.execute(statement.values(**values)).rowcount == 1
+    counted = {"preserve_rowcount": True}  # SQLAlchemy asks psycopg for the count of an INSERT only where told to
+    return conn.execute(statement.values(**values), execution_options=counted).rowcount == 1

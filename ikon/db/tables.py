@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 #: The revision of the newest file in migrations/versions.
-SCHEMA = "0002"
+SCHEMA = "0003"
 
 metadata = sa.MetaData()
 
@@ -162,4 +162,14 @@ usage = sa.Table(
     metadata,
     sa.Column("project", text(255), primary_key=True),
     sa.Column("bytes", sa.BigInteger, nullable=False),
+)
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("name", text(255), primary_key=True),
+    sa.Column("project", text(255), nullable=False),
+    sa.Column("roles", text(255), nullable=False),  # as given, parted by commas; what they imply is not stored
+    sa.Column("password", text(255), nullable=False),  # its argon2 hash
+    sa.Column("created", sa.BigInteger, nullable=False),
 )

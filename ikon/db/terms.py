@@ -92,7 +92,8 @@ def _delete_terms(conn: Connection, k: int, gone: list[int]) -> None:
 
 
 def _delete_sorts(conn: Connection, k: int, gone: list[Sort]) -> None:
-    """One statement: each row by its whole key, which every database finds through the primary key."""
-    if gone:
-        one = f"(t = {mark(conn)} AND v = {mark(conn)} AND k = {mark(conn)})"
-        _run(conn, f"DELETE FROM sorts WHERE {' OR '.join([one] * len(gone))}", [item for t, v in gone for item in (t, v, k)])
+    """Each row by its whole key, which every database finds through the primary key; SQLite takes expressions of depth 1,000 at most."""
+    one = f"(t = {mark(conn)} AND v = {mark(conn)} AND k = {mark(conn)})"
+    for at in range(0, len(gone), 500):
+        part = gone[at : at + 500]
+        _run(conn, f"DELETE FROM sorts WHERE {' OR '.join([one] * len(part))}", [item for t, v in part for item in (t, v, k)])

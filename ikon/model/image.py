@@ -140,19 +140,19 @@ def refuse_server_fields(name: str) -> None:
         raise ReadOnly(f"Attribute '{name}' is reserved.")
 
 
-def schema_problem(reason: str) -> BadValue:
+def schema_problem(reason: str, schema: str = "image") -> BadValue:
     """A value of the wrong type, form or length, in the words that clients look for."""
-    return BadValue(f"Provided object does not match schema 'image': {reason}")
+    return BadValue(f"Provided object does not match schema '{schema}': {reason}")
 
 
-def check_text(name: str, value: str) -> None:
+def check_text(name: str, value: str, schema: str = "image") -> None:
     """Raises BadValue for characters that cannot be kept or shown: NUL, and halves of surrogate pairs."""
     if "\0" in value:
-        raise schema_problem(f"{name!r} holds a NUL character, which no name, tag or property may")
+        raise schema_problem(f"{name!r} holds a NUL character, which no name, tag or property may", schema)
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise schema_problem(f"{name!r} is not valid Unicode") from None
+        raise schema_problem(f"{name!r} is not valid Unicode", schema) from None
 
 
 def check_base(fields: dict[str, Any]) -> Writable:
@@ -201,8 +201,8 @@ def check_property(name: str, value: Any) -> None:
         raise schema_problem(f"custom property {name!r} is longer than {VALUE_BYTES} bytes")
 
 
-def check_counts(properties: int | None, tags: int, limits: tuple[int, int]) -> None:
-    """Raises QuotaExceeded when there are more custom properties (None: not asked) or tags than `limits` allows."""
+def check_counts(properties: int | None, tags: int | None, limits: tuple[int, int]) -> None:
+    """Raises QuotaExceeded when there are more custom properties or tags (None: not asked) than `limits` allows."""
     for what, count, most in (("properties", properties, limits[0]), ("tags", tags, limits[1])):
         if count is not None and count > most:
             raise QuotaExceeded(f"The limit has been exceeded on the number of allowed image {what}. Attempted: {count}, Maximum: {most}")

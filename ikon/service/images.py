@@ -131,7 +131,8 @@ def _update(conn: Connection, ctx: Context, image_id: str, changes: list[Change]
     changed = apply(image, changes, admin=ctx.admin)
     _require_visibility(ctx, msgspec.structs.replace(changed, owner=image.owner), image.visibility)
     grew = changed.properties.keys() - image.properties.keys()
-    check_counts(len(changed.properties) if grew else None, len(changed.tags), (limits.properties, limits.tags))
+    tags = len(changed.tags) if changed.tags != image.tags else None
+    check_counts(len(changed.properties) if grew else None, tags, (limits.properties, limits.tags))
     saved = images.save(conn, image, changed)
     events.add(conn, ctx, "image.update", saved)
     return saved

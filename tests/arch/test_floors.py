@@ -10,7 +10,7 @@ FLOORS = [
     "problems config context log threads metrics",
     "model",
     "db stores",
-    "policy quota transfer",
+    "policy quota transfer passwords",
     "kit",
     "service",
     "api periodic",
@@ -23,7 +23,7 @@ FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms.split()}
 GROUND = {("config", "problems"), ("log", "config")}
 
 #: Not to be paid for by a server that does not use them.
-HEAVY = ("alembic", "rich", "kombu", "oslo", "obstore", "keystoneauth1", "boto3", "psycopg", "pymysql")
+HEAVY = ("alembic", "rich", "kombu", "oslo", "obstore", "keystoneauth1", "boto3", "psycopg", "pymysql", "argon2")
 
 
 def rooms_imported(tree: ast.AST) -> list[str]:

@@ -183,6 +183,7 @@ async def test_what_a_dead_process_left_is_taken_over_once(kit: Kit, database_ur
 async def test_one_process_at_a_time_holds_a_role(kit: Kit) -> None:
     for name in ("left", "right"):
         await kit.db.write(instances.enlist, name, "elsewhere", alone=False)
+    assert await kit.db.write(instances.take_lease, "another role", "left")
     asked = ("left", "right") * 3
     took = await asyncio.gather(*(kit.db.write(instances.take_lease, "role", name) for name in asked))
     (holder,) = {name for name, got in zip(asked, took, strict=True) if got}

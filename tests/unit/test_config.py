@@ -24,7 +24,7 @@ FILE = [
     ('listen = "here"', "listen", "'here'", "HOST:PORT"),
     ('listen = "127.0.0.1:99999"', "listen", "99999", "HOST:PORT"),
     ('listen = "0.0.0.0:9292"', "listen", "'0.0.0.0:9292'", "none_beyond_loopback = true"),
-    ('identity = "everyone"', "identity", "'everyone'", "Allowed: none, headers"),
+    ('identity = "everyone"', "identity", "'everyone'", "Allowed: none, headers, users"),
     ("workers = 0", "workers", "0", ">= 1"),
     ("workers = 2", "workers", "2", "Allowed: 1, or set database to MariaDB or PostgreSQL"),
     ('workers = "two"', "workers", "'two'", "Expected `int`"),
@@ -41,6 +41,14 @@ FILE = [
     ("[limits]\npagge = 5", "limits.pagge", "5", "Known keys here: image_bytes"),
     ('[quota]\nbytes = "5G"', "quota.bytes", "'5G'", "0 sets no limit"),
     ("[http]\nstall_s = 0", "http.stall_s", "0", "> 0"),
+    ('[cors]\nallowed_origins = ["*"]', "cors.allowed_origins", "'*'", "a host in lower case"),
+    ('[cors]\nallowed_origins = ["https://a.example/"]', "cors.allowed_origins", "'https://a.example/'", "no path"),
+    ('[cors]\nallowed_origins = ["https://a.example:443"]', "cors.allowed_origins", "https://a.example:443", "not the usual one"),
+    ('[cors]\nallowed_origins = ["http://A.example"]', "cors.allowed_origins", "'http://A.example'", "lower case"),
+    ('[cors]\nallowed_origins = ["a.example"]', "cors.allowed_origins", "'a.example'", "http:// or https://"),
+    ('[cors]\nallowed_origins = ["null"]', "cors.allowed_origins", "'null'", "http:// or https://"),
+    ('[cors]\nallowed_origins = "https://a.example"', "cors.allowed_origins", "'https://a.example'", "Origins of these pages"),
+    ("[cors]\norigins = []", "cors.origins", "[]", "Known keys here: allowed_origins"),
     ('default_store = "two"', "default_store", "'two'", "Allowed: local"),
     ("stores = 3", "stores", "3", "[stores.NAME]"),
     ('[stores.one]\npath = "x"', "stores.one.type", "None", "Allowed: file"),
@@ -107,9 +115,12 @@ def test_an_option_beats_the_environment_and_that_the_file(tmp_path: Path) -> No
 
 
 def test_a_list_in_the_environment_is_parted_by_commas(tmp_path: Path) -> None:
-    found = settings(tmp_path, environ={"IKON_TRUSTED_PROXIES": "10.0.0.0/8, 192.168.1.1"})
+    origins = "https://a.example,http://b.example:8080,http://[2001:db8::1],https://c.example:80"
+
+    found = settings(tmp_path, environ={"IKON_TRUSTED_PROXIES": "10.0.0.0/8, 192.168.1.1", "IKON_CORS__ALLOWED_ORIGINS": origins})
 
     assert found.trusted_proxies == ["10.0.0.0/8", "192.168.1.1"]
+    assert found.cors.allowed_origins == origins.split(",")
 
 
 def test_what_is_not_set_follows_from_the_data_directory(tmp_path: Path) -> None:

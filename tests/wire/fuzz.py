@@ -14,7 +14,7 @@ ODD = [
     "00000000-0000-0000-0000-000000000000", "os_glance_x", "__proto__", "x" * 255, "one", "two", "os_glance_staging_store",
 ]  # fmt: skip
 NAMES = [
-    "name", "id", "status", "visibility", "protected", "os_hidden", "owner", "disk_format", "container_format", "min_disk", "min_ram", "tags", "size", "virtual_size", "checksum",
+    "name", "id", "status", "visibility", "protected", "os_hidden", "owner", "disk_format", "container_format", "min_disk", "min_ram", "tags", "size", "virtual_size", "checksum", "member",
     "os_hash_value", "os_hash_algo", "created_at", "updated_at", "locations", "deleted", "kernel_id", "ramdisk_id", "stores", "self", "os_glance_import_task", "k", "x", "", "a/b",
 ]  # fmt: skip
 PARAMETERS = [*NAMES, "limit", "marker", "sort", "sort_key", "sort_dir", "tag", "member_status", "size_min", "size_max", "min_ram_min", "changes-since", "prefer", "_method", "properties", "members", "foo_min"]  # fmt: skip
@@ -39,7 +39,9 @@ WORDS = [
 METHODS = ["GET", "GET", "GET", "HEAD", "POST", "POST", "PUT", "PATCH", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"]
 PATHS = [
     "/v2/images", "/v2/images", "/v2/images", "/v2/images/{id}", "/v2/images/{id}", "/v2/images/{id}/file", "/v2/images/{id}/actions/{odd}", "/v2/images/{id}/actions/deactivate",
+    "/v2/images/{id}/members", "/v2/images/{id}/members", "/v2/images/{id}/members/{odd}", "/v2/images/{id}/members/x", "/v2/images/{id}/tags/{odd}", "/v2/images/{id}/tags/x",
     "/v2/stores/{odd}/{id}", "/v2/stores/one/{id}", "/v2/info/{odd}", "/v2/info/stores/detail", "/v2/schemas/{odd}", "/v2/schemas/image", "/ikon/v1/images/{id}/copies",
+    "/ikon/v1/users", "/ikon/v1/users/{odd}", "/ikon/v1/users/{odd}/password",
     "/v2/{odd}", "/{odd}", "/{odd}/{odd}", "/", "/versions", "/healthcheck", "/healthcheck/ready", "/metrics", "/v2", "/v2/images/{id}/{odd}",
 ]  # fmt: skip
 HEADERS = [

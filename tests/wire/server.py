@@ -236,6 +236,24 @@ class Ikon:
         """POST of an action."""
         return self.post(f"/v2/images/{image_id}/actions/{action}", who=who)
 
+    def share(self, image_id: str, project: Any, *, who: Persona = MEMBER) -> Answer:
+        """POST of a member."""
+        return self.post(f"/v2/images/{image_id}/members", {"member": project}, who=who)
+
+    def reply(self, image_id: str, project: str, status: Any, *, who: Persona) -> Answer:
+        """PUT of a member's status."""
+        return self.call("PUT", f"/v2/images/{image_id}/members/{q(project)}", json.dumps({"status": status}).encode(), who=who)
+
+    def unshare(self, image_id: str, project: str, *, who: Persona = MEMBER) -> Answer:
+        """DELETE of a member."""
+        return self.call("DELETE", f"/v2/images/{image_id}/members/{q(project)}", who=who)
+
+    def members(self, image_id: str, *, who: Persona = ADMIN) -> dict[str, str]:
+        """Whom an image is shared with, and what they have answered."""
+        answer = self.get(f"/v2/images/{image_id}/members", who=who)
+        assert answer.status == 200, answer
+        return {entry["member_id"]: entry["status"] for entry in answer.json["members"]}
+
     def browse(self, query: str = "", *, who: Persona = MEMBER) -> Answer:
         """GET /v2/images"""
         return self.get(f"/v2/images{query}", who=who)
@@ -274,9 +292,9 @@ class Ikon:
             return _read(response)
 
 
-def on_database(directory: Path, url: str) -> Ikon:
+def on_database(directory: Path, url: str, **settings: Any) -> Ikon:
     """A server, not yet started, on a fresh database whose schema has been made."""
-    server = Ikon(directory, database=url)
+    server = Ikon(directory, database=url, **settings)
     subprocess.run([COMMAND, "db", "upgrade", "--config", server.config], check=True, capture_output=True)
     return server
 

@@ -53,7 +53,7 @@ def test_deep_json_is_refused(ikon: Ikon, depth: int, way: str) -> None:
 
 
 @pytest.mark.parametrize("chunked", [False, True])
-@pytest.mark.parametrize("path", ["/v2/images", "/v2/images/{id}", "/ikon/v1/images/{id}/copies"])
+@pytest.mark.parametrize("path", ["/v2/images", "/v2/images/{id}", "/ikon/v1/images/{id}/copies", "/ikon/v1/users"])
 def test_a_body_over_a_mebibyte_is_refused_without_being_kept(ikon: Ikon, path: str, chunked: bool) -> None:
     image_id = str(ikon.create()["id"])
     body = b'{"name": "' + b"x" * (40 * MIB) + b'"}'
@@ -133,13 +133,46 @@ def test_an_odd_name_in_the_path_is_not_found_and_comes_back_harmless(ikon: Ikon
         assert answer.headers["X-Evil"] is None
 
 
-@pytest.mark.parametrize("name", ["%00", "a%00b", "%ED%A0%80", "x" * 4000])
-def test_an_odd_name_of_a_store_is_refused(ikon: Ikon, name: str) -> None:
+@pytest.mark.parametrize(("name", "status"), [("%00", 409), ("a%00b", 409), ("%ED%A0%80", 404), ("x" * 4000, 409)])
+def test_an_odd_name_of_a_store_is_refused(ikon: Ikon, name: str, status: int) -> None:
     image_id = ikon.active(b"x")
 
-    assert ikon.call("DELETE", f"/v2/stores/{name}/{image_id}", who=ADMIN).status == 409
+    assert ikon.call("DELETE", f"/v2/stores/{name}/{image_id}", who=ADMIN).status == status
     assert ikon.download(image_id, query=f"?prefer={name}").status == 400
     assert ikon.download(image_id).body == b"x"
+
+
+@pytest.mark.parametrize("name", ["%FF", "a%FFb", "%C3%28", "%ED%A0%80", "%F0%9F%90", "%C0%AF", "%F4%90%80%80"])
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v2/{}"),
+        ("GET", "/v2/images/{}"),
+        ("POST", "/v2/images/{id}/actions/{}"),
+        ("GET", "/v2/images/{id}/members/{}"),
+        ("DELETE", "/v2/images/{id}/members/{}"),
+        ("PUT", "/v2/images/{id}/tags/{}"),
+        ("DELETE", "/v2/images/{id}/tags/{}"),
+        ("DELETE", "/v2/stores/{}/{id}"),
+    ],
+)
+def test_a_path_that_is_no_utf_8_is_not_found(ikon: Ikon, method: str, path: str, name: str) -> None:
+    record = ikon.create()
+
+    answer = ikon.call(method, path.format(name, id=record["id"]), who=ADMIN)
+
+    assert (answer.status, answer.message) == (404, "The resource could not be found.")
+    assert ikon.show(record["id"]) == record
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2%2Fimages", "/v2/images%2F{id}", "/v2/images/{id}%2Ffile", "/v2/images/%2F{id}", "/v2/images/{id}%2F"]
+)
+def test_an_encoded_slash_parts_nothing(ikon: Ikon, path: str) -> None:
+    image_id = ikon.active(b"x")
+
+    assert ikon.get(path.format(id=image_id)).status == (300 if path == "/v2%2Fimages" else 404)
+    assert ikon.get(f"/%76%32/%69mages/{image_id}/fil%65").body == b"x"
 
 
 @pytest.mark.parametrize("header", ["X-Project-Id", "X-User-Id", "X-Tenant-Id", "X-Domain-Id"])

@@ -1,5 +1,6 @@
 """The commands themselves: help, completion, and one clear line where a command cannot do its work."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -42,7 +43,7 @@ def test_the_first_help_names_every_group() -> None:
     said = ikon("--help")
 
     assert said.returncode == 0
-    for name in ("serve", "db", "image", "doctor", "completion"):
+    for name in ("serve", "db", "image", "user", "doctor", "completion"):
         assert f"\n  {name} " in said.stdout
 
 
@@ -139,6 +140,28 @@ def test_image_copy_puts_an_image_into_a_second_store(tmp_path: Path) -> None:
     assert "already present at store 'two'" in again.stderr
 
 
+def test_users_are_kept_by_the_running_server_whatever_its_identity(tmp_path: Path) -> None:
+    with Ikon(tmp_path / "data") as server:
+        command = [IKON, "user", "add", "alice", "--project", "home", "--role", "reader", "--role", "service", "--password-stdin"]
+        added = subprocess.run([*command, "--data", server.directory], input="secret", env=surroundings(), capture_output=True, text=True)
+        listed = ikon("user", "list", "--data", server.directory)
+        removed = ikon("user", "remove", "--data", server.directory, "alice")
+        empty = ikon("user", "list", "--data", server.directory)
+
+    assert added.stdout == "User alice may work in project home as reader, service\n", added.stderr
+    assert listed.stdout == "alice\thome\treader,service\n"
+    assert removed.stdout == "User alice is removed\n"
+    assert (empty.returncode, empty.stdout) == (0, "")
+
+
+@pytest.mark.parametrize("words", [["list"], ["remove", "alice"]])
+def test_users_without_a_server_say_what_helps(tmp_path: Path, words: list[str]) -> None:
+    done = ikon("user", *words, "--data", tmp_path)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"Error: No server is running on {tmp_path}. Start it with: ikon serve --data {tmp_path}\n"
+
+
 def test_a_data_directory_with_a_long_path_works(tmp_path: Path) -> None:
     directory = tmp_path / ("d" * 100) / ("e" * 100)
 
@@ -228,6 +251,32 @@ def test_doctor_finds_that_everyone_is_admin(tmp_path: Path) -> None:
 
     assert code == 1
     assert "WRONG  identity" in said
+
+
+@pytest.mark.parametrize(
+    ("listen", "proxies", "wrong"),
+    [("127.0.0.1:9292", "", False), ("0.0.0.0:9292", "", True), ("0.0.0.0:9292", "10.0.0.1", False), ("[::1]:9292", "", False)],
+)
+def test_doctor_finds_passwords_that_travel_in_clear(tmp_path: Path, listen: str, proxies: str, wrong: bool) -> None:
+    assert ikon("db", "upgrade", "--data", tmp_path).returncode == 0
+    env = {"IKON_IDENTITY": "users", "IKON_LISTEN": listen, "IKON_TRUSTED_PROXIES": proxies}
+
+    code, said = findings("--data", tmp_path, env=env)
+
+    assert code == 1  # nobody could log in
+    assert "WRONG  users: there are none\n       -> Add one: ikon user add" in said
+    assert ("WRONG  identity: users, on 0.0.0.0:9292 without TLS" in said) == wrong
+    assert ("ok     identity: users" in said) != wrong
+
+
+def test_doctor_is_content_where_somebody_can_log_in(tmp_path: Path) -> None:
+    with Ikon(tmp_path / "data") as server:
+        new = {"name": "alice", "project": "home", "password": "secret", "roles": ["member"]}
+        assert server.call("POST", "/ikon/v1/users", json.dumps(new).encode()).status == 204
+        code, said = findings("--data", tmp_path / "data", env={"IKON_IDENTITY": "users"})
+
+    assert code == 0, said
+    assert "ok     users: there are some" in said
 
 
 def test_an_upgrade_of_sqlite_waits_for_no_server(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def test_every_path_knows_its_methods(server: Ikon) -> None:
 
 def test_routes_of_later_times_are_not_there(server: Ikon) -> None:
     image = server.create()
-    for path in ("members", "import", "stage", "tasks", "locations", "tags/x"):
+    for path in ("import", "stage", "tasks", "locations"):
         assert ask(server, "GET", f"/v2/images/{image}/{path}").status == 404
     for path in ("/v2/tasks", "/v2/cache", "/v2/metadefs/namespaces", "/v2/info/usage"):
         assert ask(server, "GET", path).status == 404
