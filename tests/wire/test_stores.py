@@ -32,7 +32,11 @@ def test_every_caller_learns_the_stores_and_the_import_methods(ikon: Ikon, who: 
 
     assert stores.json == {"stores": [{"id": "one", "description": "The first", "default": "true"}, {"id": "two"}]}
     assert methods.json == {
-        "import-methods": {"description": "Import methods available.", "type": "array", "value": ["glance-direct", "copy-image"]}
+        "import-methods": {
+            "description": "Import methods available.",
+            "type": "array",
+            "value": ["glance-direct", "web-download", "copy-image"],
+        }
     }
 
 
