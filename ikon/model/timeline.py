@@ -157,7 +157,10 @@ CAUSES = [
     Cause("SourceTooSlow", "The source is too slow, or has stalled", "Use another source, or raise egress.stall_s", "Use another source"),
     Cause("SourceBroken", "The source redirects without an end", "Correct the URL", said="redirect"),
     Cause("SourceBroken", "The source broke off, or does not keep to HTTP: {said}", "Use another source"),
-    Cause("SourceChanged", "The source broke off, and has changed since", "Import again, from its beginning"),
+    Cause("SourceChanged", "The source is too slow, or has stalled, and cannot go on where it did",
+          "Use another source, or raise egress.stall_s", "Use another source", said=r"\(no data for|\([0-9]+ bytes a second"),
+    Cause("SourceChanged", "The source broke off, and has changed since, or cannot say that it has not",
+          "Import again, from its beginning"),
     # what works on it
     Cause("Interrupted", "The server process that received the data ended before it was complete", LOG, "Upload again",
           where=r"^image\.upload"),

@@ -16,7 +16,7 @@ from ikon.model.job import ANY, BACKGROUND, USER, Job, New, node_queue
 from ikon.model.tasks import Tasks
 from ikon.problems import BadRequest, Conflict, ImageTooLarge, NotFound, OutcomeUnknown, StagedDataGone
 from ikon.queue import new_id
-from ikon.service.data import new_attempt, record
+from ikon.service.data import drop_staged, new_attempt, record
 from ikon.service.images import reachable
 from ikon.stores.registry import STAGING
 from ikon.transfer.attempts import Attempt
@@ -58,6 +58,7 @@ def _finish_stage(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts
     image = images.lock(conn, attempt.image_id)
     if image is None or not copies.finish(conn, attempt.copy_id, me, facts.size):
         raise lost(conn, attempt.image_id)
+    drop_staged(conn, image.id, keep=attempt.copy_id)  # what a failed import has left
     image = images.save(conn, image, msgspec.structs.replace(image, size=facts.size, reason=None))
     events.add(conn, ctx, "image.stage", image)
 

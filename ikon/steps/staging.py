@@ -14,7 +14,7 @@ from ikon.kit import Kit
 from ikon.model.image import Image
 from ikon.model.job import Job, node_queue
 from ikon.problems import StagedDataGone
-from ikon.service.data import new_attempt, record
+from ikon.service.data import drop_staged, new_attempt, record
 from ikon.steps.base import Work
 from ikon.stores.registry import STAGING
 from ikon.transfer.attempts import Attempt
@@ -62,18 +62,11 @@ def _finish(conn: Connection, job: Job, *, copy_id: str, me: str, size: int, que
     image = images.lock(conn, job.image_id or "")
     if image is None or not copies.finish(conn, copy_id, me, size):
         raise lost(conn, job.image_id or "")
-    drop(conn, image, keep=copy_id)
+    drop_staged(conn, image.id, keep=copy_id)
     images.save(conn, image, msgspec.structs.replace(image, size=size, **changes(image)))
     if queue is not None:
         jobs.route(conn, job, queue)  # only this node can go on
     return {"staged": copy_id}
-
-
-def drop(conn: Connection, image: Image, keep: str | None = None) -> None:
-    """Have an image's staged data deleted, but for one copy."""
-    for copy in copies.of_image(conn, image.id):
-        if copy.store == STAGING and copy.id != keep and copy.state == "ready":
-            copies.condemn(conn, copy)
 
 
 async def watched(blocks: AsyncIterable[bytes], work: Work, size: int | None) -> AsyncIterator[bytes]:

@@ -17,7 +17,7 @@ from ikon.kit import Kit
 from ikon.model.image import Image, Importing
 from ikon.model.job import Job
 from ikon.problems import DataUnavailable
-from ikon.service.data import new_attempt, record
+from ikon.service.data import drop_staged, new_attempt, record
 from ikon.steps import staging
 from ikon.steps.base import Work
 from ikon.transfer.attempts import Attempt
@@ -92,7 +92,7 @@ class Store:
             changes |= {"status": "active", "size": facts.size, "checksum": facts.checksum, "digests": attempts[0].copy_id, "reason": None}
             changes |= {"os_hash_algo": facts.os_hash_algo, "os_hash_value": facts.os_hash_value}
             changes["virtual_size"] = facts.verdict.virtual_size
-            staging.drop(conn, image)
+            drop_staged(conn, image.id)
         elif (facts.checksum, facts.os_hash_value) != (image.checksum, image.os_hash_value):
             raise DataUnavailable(f"What was read of image {image.id} is not what its digests say")
         else:

@@ -119,7 +119,7 @@ class Fetcher:
             try:
                 return await ask(target, address, headers, self.tls if target.scheme == "https" else None)
             except OSError as error:
-                tried.append(f"{address}: {error or 'no connection in time'}")
+                tried.append(f"{address}: {str(error) or 'no connection in time'}")
         # a name that is refused is tried again like one that does not exist: neither the text nor the time tells them apart
         raise _Passing(SourceUnreachable(because="; ".join(tried)))
 
@@ -142,7 +142,7 @@ class Source:
         self._url, self._origin = url, ""
         self._answer: Answer | None = None
         self._known = False  # whether an answer has told what the source is
-        self._failures, self._mark = 0, offset
+        self._failures, self._mark, self._because = 0, offset, ""
         self._waited, self._came = 0.0, 0
         self._clock = asyncio.get_running_loop().time
         self._deadline = self._clock() + fetcher.settings.total_s
@@ -196,7 +196,7 @@ class Source:
         self.close()
         if self.at - self._mark >= PROGRESS_BYTES:
             self._failures = 0
-        self._failures, self._mark = self._failures + 1, self.at
+        self._failures, self._mark, self._because = self._failures + 1, self.at, failure.problem.because
         pause = min(self._fetcher.pause_s * 2 ** (self._failures - 1), PAUSE_MOST_S) * random.uniform(0.5, 1)  # noqa: S311
         pause = max(pause, min(failure.wait_s, PAUSE_MOST_S))
         if self._failures >= TRIES or self._clock() + pause > self._deadline:
@@ -209,7 +209,7 @@ class Source:
         headers = dict(HEADERS)
         if self.at:
             if self._known and self.validator is None:
-                raise SourceChanged(because="it broke off, and has neither a strong ETag nor Last-Modified to go on by")
+                raise SourceChanged(because=f"it broke off ({self._because}), and has neither a strong ETag nor Last-Modified to go on by")
             headers["Range"] = f"bytes={self.at}-"
             headers |= {"If-Range": self.validator} if self.validator else {}
         url, secrets, target = self._url, self._headers, None

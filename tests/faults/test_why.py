@@ -2,13 +2,17 @@
 
 import contextlib
 import errno
+import gzip
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +21,12 @@ import pytest
 from tests.faults.misfortune import Misfortune, build
 from tests.faults.test_crash import upgrade
 from tests.faults.world import BROKEN, BYTES, MIB, Answer, Ikon, eventually, head, noise
-from tests.services.servers import Server
+from tests.services.servers import Server, free_port
 from tests.unit.cli.run import ikon
 from tests.unit.formats.made import put, qcow2
 
 DATA = noise(3 * MIB + 12345)
+SOURCE = Path(__file__).parents[1] / "services/http_broken.py"
 #: What `why` says of each cause; no two are alike.
 CLIENT_GONE = "The client closed the connection"
 FULL = "A disk is full"
@@ -40,9 +45,26 @@ DELETED = "It was deleted while its data came in"
 SUSPECT = "is damaged or gone"
 STAGING_LOST = "The staged data was lost"
 NO_NODE = "on which no server runs"
+DNS = "DNS failed"
+TLS = "TLS with the source failed"
+CLOSED = "The source takes no connection"
+NOT_ALLOWED = "or one that it redirects to, is not allowed"
+INSIDE = "has an address that may not be fetched from"
+NOTHING_THERE = "The source has nothing at this URL"
+NOT_ONES_OWN = "The source wants an authorisation"
+SLOW = "The source is too slow, or has stalled"
+BROKE_OFF = "The source broke off"
+LOOP = "The source redirects without an end"
+WRONG_DIGEST = "The data is not what its digest says"
+BOMB = "is a decompression bomb"
+CANNOT_UNPACK = "The compressed data cannot be unpacked"
+CANNOT_CONVERT = "The conversion into another format failed"
+#: What an owner is told of a source that is out of reach, whatever the reason.
+OUT_OF_REACH = "The source cannot be reached, or may not be"
 CAUSES = [
     CLIENT_GONE, FULL, STORE_DOWN, STORE_DENIED, MISMATCH, UNSAFE, TOO_LARGE, QUOTA, UPLOADER_ENDED, WORKER_ENDED, SILENT, DATABASE, CANCELLED,
-    DELETED, SUSPECT, STAGING_LOST, NO_NODE,
+    DELETED, SUSPECT, STAGING_LOST, NO_NODE, DNS, TLS, CLOSED, NOT_ALLOWED, INSIDE, NOTHING_THERE, NOT_ONES_OWN, SLOW, BROKE_OFF, LOOP,
+    WRONG_DIGEST, BOMB, CANNOT_UNPACK, CANNOT_CONVERT, OUT_OF_REACH,
 ]  # fmt: skip
 
 
@@ -64,6 +86,18 @@ class Place:
         subprocess.run([*sudo, "mount", "-t", "tmpfs", "-o", f"size=2m,mode=700,uid={os.geteuid()}", "ikon-test", disk], check=True)
         self._stack.callback(subprocess.run, [*sudo, "umount", "-l", disk], check=True)
         return disk
+
+    def source(self) -> int:
+        """The port of a web server that is wrong on purpose."""
+        command = [sys.executable, SOURCE, "127.0.0.1", "0"]
+        source = self._stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+        self._stack.callback(source.kill)
+        assert source.stdout is not None
+        return int(source.stdout.readline())
+
+    def http(self) -> Server:
+        """A sound web server."""
+        return self._stack.enter_context(Server("http"))
 
     def mariadb(self) -> Server:
         """A database server that may be stopped."""
@@ -314,6 +348,80 @@ def node_gone(place: Place) -> tuple[Ikon, str]:
     return place.server(), image
 
 
+def fetching(
+    place: Place, uri: str, port: int = 80, *, settings: str = "", networks: str = '["127.0.0.0/8"]', **more: str
+) -> tuple[Ikon, str]:
+    """A web-download that was begun."""
+    egress = f"[egress]\nallowed_ports = [80, {port}]\nallowed_networks = {networks}\nstall_s = 1\n"
+    server = place.server(settings=f"{egress}{settings}")
+    image = server.create()
+    start(server, image, method={"name": "web-download", "uri": uri} | more)
+    return server, image
+
+
+def fetched(place: Place, path: str, **how: str) -> tuple[Ikon, str]:
+    """A web-download that has failed."""
+    port = place.source()
+    return job_is(*fetching(place, f"http://127.0.0.1:{port}{path}", port, **how), "failed")
+
+
+def no_such_name(place: Place) -> tuple[Ikon, str]:
+    return job_is(*fetching(place, "http://nowhere.invalid/disk"), "failed")
+
+
+def unknown_authority(place: Place) -> tuple[Ikon, str]:
+    made = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=127.0.0.1",
+    ]
+    subprocess.run([*made, "-keyout", "key.pem", "-out", "own.pem"], cwd=place.directory, check=True, capture_output=True)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(place.directory / "own.pem", place.directory / "key.pem")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), SimpleHTTPRequestHandler)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever).start()
+    try:
+        port = server.server_port
+        return job_is(*fetching(place, f"https://127.0.0.1:{port}/", port), "failed")
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def closed_port(place: Place) -> tuple[Ikon, str]:
+    port = free_port()
+    return job_is(*fetching(place, f"http://127.0.0.1:{port}/ok/5", port), "failed")
+
+
+def inner_name(place: Place) -> tuple[Ikon, str]:
+    return job_is(*fetching(place, "http://localhost/disk", networks="[]"), "failed")
+
+
+def loop(place: Place) -> tuple[Ikon, str]:
+    port = place.http().port
+    return job_is(*fetching(place, f"http://127.0.0.1:{port}/loop/", port), "failed")
+
+
+def unpacked(place: Place, data: bytes) -> tuple[Ikon, str]:
+    return failed(place.server(settings="[imports]\ndecompress = true\n"), data)
+
+
+def converted(place: Place) -> tuple[Ikon, str]:
+    vast = place.directory / "vast"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", vast, "64T"], check=True)
+    return failed(place.server(settings='[conversion]\noutput_format = "vmdk"\n'), vast.read_bytes(), disk_format="qcow2")
+
+
 SEEDS: dict[str, tuple[Callable[[Place], tuple[Ikon, str]], str]] = {
     "client leaves an upload": (lambda place: client_leaves(place, "file"), CLIENT_GONE),
     "client leaves while it stages": (lambda place: client_leaves(place, "stage"), CLIENT_GONE),
@@ -342,6 +450,28 @@ SEEDS: dict[str, tuple[Callable[[Place], tuple[Ikon, str]], str]] = {
     "copy damaged": (damaged, SUSPECT),
     "staging lost": (staging_lost, STAGING_LOST),
     "node of the staged data gone": (node_gone, NO_NODE),
+    "name not known": (no_such_name, DNS),
+    "authority not known": (unknown_authority, TLS),
+    "nobody listens": (closed_port, CLOSED),
+    "name of an inside address": (inner_name, INSIDE),
+    "redirected inside": (lambda place: fetched(place, "/redirect/302/http://169.254.169.254/"), NOT_ALLOWED),
+    "404": (lambda place: fetched(place, "/status/404"), NOTHING_THERE),
+    "403": (lambda place: fetched(place, "/status/403"), NOT_ONES_OWN),
+    "source stalls": (lambda place: fetched(place, "/stall/1000000/1000"), SLOW),
+    "source is slow": (lambda place: fetched(place, "/slow/1000000/2000"), SLOW),
+    "source breaks off": (lambda place: fetched(place, "/nonsense"), BROKE_OFF),
+    "source redirects for ever": (loop, LOOP),
+    "source has too much": (lambda place: fetched(place, "/ok/5000", settings="[limits]\nimage_bytes = 1000\n"), TOO_LARGE),
+    "wrong digest": (lambda place: fetched(place, "/ok/5000", digest="md5:" + "0" * 32), WRONG_DIGEST),
+    "decompression bomb": (lambda place: unpacked(place, gzip.compress(bytes(80 * MIB))), BOMB),
+    "damaged archive": (lambda place: unpacked(place, gzip.compress(DATA)[:-5000]), CANNOT_UNPACK),
+    "conversion fails": (converted, CANNOT_CONVERT),
+}
+
+
+#: What an owner is told where the cause would be a look into the operator's networks.
+DISCREET = {fault: OUT_OF_REACH for fault, (_, cause) in SEEDS.items() if cause in (DNS, TLS, CLOSED, INSIDE)} | {
+    "source stalls": BROKE_OFF
 }
 
 
@@ -355,10 +485,32 @@ def test_why_names_what_befell_an_image(fault: str, place: Place) -> None:
     discreet = ikon("why", "--data", server.directory, image, "--for-tenant")
 
     assert told.returncode == discreet.returncode == 0, told.stderr + discreet.stderr
-    for text in (told.stdout, discreet.stdout):
+    for text, right in ((told.stdout, cause), (discreet.stdout, DISCREET.get(fault, cause))):
         last = [line for line in text.splitlines() if line.startswith("    cause:")][-1]
-        assert [known for known in CAUSES if known in last] == [cause], text
+        assert [known for known in CAUSES if known in last] == [right], text
         paragraph = text[text.rindex(last) :]
         assert "    remedy: " in paragraph, text
     assert str(place.directory) not in discreet.stdout
     assert "Traceback" not in server.log.read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", ["web-download", "decompress", "convert", "store"])
+def test_why_names_the_step_that_a_killed_process_was_at(step: str, place: Place) -> None:
+    settings = {"decompress": "[imports]\ndecompress = true\n", "convert": '[conversion]\noutput_format = "qcow2"\n'}.get(step, "")
+    place.misfortune.hang("fsync", "/one/" if step == "store" else "/staging/", at=1 if step in ("store", "web-download") else 3)
+    if step == "web-download":
+        port = place.source()
+        server, image = fetching(place, f"http://127.0.0.1:{port}/ok/5000", port)
+    else:
+        server, image = imported(place.server(settings=settings), gzip.compress(DATA) if step == "decompress" else DATA)
+    eventually(place.misfortune.struck)
+    server.kill()
+    place.misfortune.relent()
+    server.start()
+    job_is(server, image, "done")
+
+    lines = ikon("why", "--data", server.directory, image).stdout.splitlines()
+
+    [at] = [at for at, line in enumerate(lines) if line.endswith(f"attempt 1 was lost in step {step}")]
+    assert WORKER_ENDED in lines[at + 1]

@@ -2,17 +2,26 @@
 
 import contextlib
 import socket
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
+from tests.services.servers import free_port
 from tests.wire.server import ADMIN, BYTES, MEMBER, READER, STRANGER, Answer, Ikon, Persona, someone
 
-SETTINGS = {"quota": {"bytes": 250_000}, "limits": {"page_max": 4}, "node": "cellar-9"}
+PORT = free_port()
+SETTINGS = {
+    "quota": {"bytes": 250_000},
+    "limits": {"page_max": 4},
+    "node": "cellar-9",
+    "egress": {"allowed_networks": ["127.0.0.0/8"], "allowed_ports": [PORT]},
+}
 JOBS = "/ikon/v1/jobs"
 DATA = b"data that is staged " * 10_000  # 200,000 bytes
 
@@ -32,9 +41,10 @@ def staged(ikon: Ikon, who: Persona, data: bytes = DATA, **fields: Any) -> str:
     return image_id
 
 
-def start(ikon: Ikon, image_id: str, who: Persona, method: str = "glance-direct", **more: Any) -> str:
+def start(ikon: Ikon, image_id: str, who: Persona, method: str | dict[str, str] = "glance-direct", **more: Any) -> str:
     """Begin an import; the id of its job."""
-    answer = ikon.post(f"/v2/images/{image_id}/import", {"method": {"name": method}} | more, who=who)
+    method = {"name": method} if isinstance(method, str) else method
+    answer = ikon.post(f"/v2/images/{image_id}/import", {"method": method} | more, who=who)
     assert answer.status == 202, answer
     return str(of_image(ikon, image_id)[0]["id"])
 
@@ -190,6 +200,77 @@ def test_a_failed_import_is_tried_again_with_the_data_that_was_staged(ikon: Ikon
     assert ikon.show(image_id)["status"] == "active"
     assert ikon.download(image_id, who=who).body == DATA
     assert act(ikon, job_id, "retry").message == "Only failed jobs are tried again; this one is done"
+
+
+@contextlib.contextmanager
+def source() -> Iterator[list[str]]:
+    """A web server with DATA at every path; the paths asked for so far."""
+    asked: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(DATA)))
+            self.end_headers()
+            self.wfile.write(DATA)
+
+        def log_message(self, *said: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", PORT), Handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            yield asked
+        finally:
+            server.shutdown()
+
+
+def fetched_over_quota(ikon: Ikon) -> tuple[Persona, str, str]:
+    """A project with room, and an image whose web-download failed while it had none, with the job: the data has come."""
+    who = someone()
+    first = ikon.active(DATA, who=who)
+    image_id = str(ikon.create(who=who)["id"])
+    job_id = start(ikon, image_id, who, method={"name": "web-download", "uri": f"http://127.0.0.1:{PORT}/f"})
+    job = is_in(ikon, job_id, "failed")
+    assert (job["step"], ikon.show(image_id)["status"]) == ("store", "queued")
+    ikon.delete(first, who=who)
+    return who, image_id, job_id
+
+
+def test_a_failed_web_download_goes_on_behind_what_it_has_fetched(ikon: Ikon) -> None:
+    with source() as asked:
+        who, image_id, job_id = fetched_over_quota(ikon)
+        told = timeline(ikon, image_id, who).json["now"]
+        assert act(ikon, job_id, "retry").status == 200
+        is_in(ikon, job_id, "done")
+
+    assert asked == ["/f"]
+    assert "staged data, 195.3 KiB" in told["kept"]
+    assert ikon.download(image_id, who=who).body == DATA
+
+
+@pytest.mark.parametrize("way", ["stage", "upload", "fetch"])
+def test_what_a_failed_web_download_has_fetched_is_nobody_elses(ikon: Ikon, way: str) -> None:
+    other = b"other data" * 1000
+    with source() as asked:
+        who, image_id, job_id = fetched_over_quota(ikon)
+        if way == "stage":
+            assert ikon.call("PUT", f"/v2/images/{image_id}/stage", other, BYTES, who=who).status == 204
+            refused = act(ikon, job_id, "retry")
+            is_in(ikon, start(ikon, image_id, who), "done")
+        elif way == "upload":
+            assert ikon.upload(image_id, other, who=who).status == 204
+            refused = act(ikon, job_id, "retry")
+        else:
+            other = DATA
+            is_in(ikon, start(ikon, image_id, who, method={"name": "web-download", "uri": f"http://127.0.0.1:{PORT}/g"}), "done")
+            refused = act(ikon, job_id, "retry")
+
+    assert asked == ["/f", *(["/g"] if way == "fetch" else [])]
+    assert (refused.status, "moved on" in refused.message or "not kept" in refused.message) == (409, True)
+    assert ikon.download(image_id, who=who).body == other
+    eventually(lambda: not [path for path in (ikon.directory / "data/staging").iterdir() if path.name.startswith(image_id)])
 
 
 def test_a_retry_that_fails_again_leaves_the_image_as_it_was(ikon: Ikon) -> None:

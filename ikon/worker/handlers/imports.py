@@ -10,11 +10,12 @@ from ikon.model.image import Importing
 from ikon.model.imports import DIRECT
 from ikon.model.job import Job
 from ikon.problems import ImageRefused, ImageTooLarge, Problem
+from ikon.service.data import drop_staged
 from ikon.steps.base import Step
 from ikon.steps.convert import Convert
 from ikon.steps.decompress import Decompress
 from ikon.steps.inject_metadata import InjectMetadata
-from ikon.steps.staging import context, drop
+from ikon.steps.staging import context
 from ikon.steps.store import Store
 from ikon.steps.web_download import WebDownload
 from ikon.stores.registry import STAGING
@@ -39,7 +40,7 @@ class Import:
         staged = [copy for copy in copies.of_image(conn, image.id) if copy.store == STAGING and copy.state == "ready"]
         direct = job.input["request"]["method"] == DIRECT
         if isinstance(why, NEVER):
-            drop(conn, image)
+            drop_staged(conn, image.id)
             staged = []
         image = images.save(
             conn,
