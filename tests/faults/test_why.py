@@ -498,7 +498,8 @@ def test_why_names_what_befell_an_image(fault: str, place: Place) -> None:
 @pytest.mark.parametrize("step", ["web-download", "decompress", "convert", "store"])
 def test_why_names_the_step_that_a_killed_process_was_at(step: str, place: Place) -> None:
     settings = {"decompress": "[imports]\ndecompress = true\n", "convert": '[conversion]\noutput_format = "qcow2"\n'}.get(step, "")
-    place.misfortune.hang("fsync", "/one/" if step == "store" else "/staging/", at=1 if step in ("store", "web-download") else 3)
+    # the first file to be synced in the staging area is the one that is staged, where one is
+    place.misfortune.hang("fsync", "/one/" if step == "store" else "/staging/", at=1 if step in ("store", "web-download") else 2)
     if step == "web-download":
         port = place.source()
         server, image = fetching(place, f"http://127.0.0.1:{port}/ok/5000", port)
