@@ -207,6 +207,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = field(default_factory=dict)
     default_store: Annotated[str, Meta(description="Store for uploads that name none; empty: the first of [stores].")] = ""
+    show_locations: Annotated[
+        bool, Meta(description="Show `locations`, the URLs of an image's data, to its project and administrators.")
+    ] = False
+    show_direct_url: Annotated[
+        bool, Meta(description="Show `direct_url`, the URL of the copy that is read first, to its project and administrators.")
+    ] = False
     workers: Annotated[Positive, Meta(description="Server processes; more than 1 needs MariaDB or PostgreSQL.")] = 1
     node: Annotated[str, Meta(description="This machine's name in a cluster; empty: the host name.")] = ""
     buffer_mib: Annotated[int, Meta(ge=1, description="MiB of memory for image data on its way in, all uploads together.")] = 48
