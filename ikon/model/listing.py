@@ -34,6 +34,8 @@ COLUMNS = ("id", "checksum", "os_hash_value")
 NEVER = "!"
 #: Values of one filter that are looked up one by one; with more of them, images are.
 MOST_VALUES = 50
+#: Filters of one list: each costs a look-up, and a probe of every candidate.
+MOST_FILTERS = 20
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "eq": lambda a, b: a == b,
     "neq": lambda a, b: a != b,
@@ -115,6 +117,8 @@ def parse(params: list[tuple[str, str]], page: int, page_max: int) -> Listing:
             filters.append(Filter(_has_tag(value), (f"t:{value}",)))
         elif last[name] is value and name not in NOT_FILTERS:
             filters.append(_filter(name, value, found))
+    if len(filters) > MOST_FILTERS:
+        raise BadValue(f"A list takes {MOST_FILTERS} filters at most, tags included: these are {len(filters)}.")
     return Listing(
         visibility=visibility or None,
         os_hidden=boolean("os_hidden", last.get("os_hidden", "false")),
