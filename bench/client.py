@@ -146,11 +146,11 @@ done = function(s, latency)
 end
 """
 _EACH = r"""
-local ids, n = {}, 0
-for line in io.lines('%(file)s') do ids[#ids + 1] = line end
+local paths, n = {}, 0
+for line in io.lines('%(file)s') do paths[#paths + 1] = line end
 request = function()
   n = n + 1
-  return wrk.format('%(method)s', '/v2/images/' .. ids[(n - 1) %% #ids + 1], nil, %(body)s)
+  return wrk.format('%(method)s', paths[(n - 1) %% #paths + 1], nil, %(body)s)
 end
 """
 _CREATE = r"""
@@ -181,12 +181,21 @@ def wrk(client: Client, clients: int, seconds: int, path: str, script: str = "",
     return facts | {"rate": round(facts["requests"] / facts["us"] * 1e6, 1)}
 
 
-def wrk_each(client: Client, clients: int, seconds: int, ids: list[str], method: str = "GET", body: str = "nil") -> dict[str, Any]:
-    """The same request for one image after the other; `body` is a Lua expression in which n counts the requests."""
+def wrk_each(
+    client: Client,
+    clients: int,
+    seconds: int,
+    paths: list[str],
+    method: str = "GET",
+    body: str = "nil",
+    headers: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    """The same request for one path after the other, over and over; `body` is a Lua expression in which n counts the requests."""
+    kind = {"GET": {}, "PATCH": {"Content-Type": PATCH_TYPE}}.get(method, {"Content-Type": "application/json"})
     with tempfile.NamedTemporaryFile("w") as names:
-        Path(names.name).write_text("\n".join(ids) + "\n")
+        Path(names.name).write_text("\n".join(paths) + "\n")
         script = _EACH % {"file": names.name, "method": method, "body": body}
-        return wrk(client, clients, seconds, "/v2/images", script, {"Content-Type": PATCH_TYPE} if method == "PATCH" else None)
+        return wrk(client, clients, seconds, "/v2/images", script, (headers or {}) | kind)
 
 
 def wrk_create(client: Client, clients: int, seconds: int) -> dict[str, Any]:

@@ -81,6 +81,14 @@ class Upstream:
         self.port, self.db_port, self.state = free_port(), free_port(), state
         self.env = {"STATE": str(state), "UP_PORT": str(self.port), "UP_DB_PORT": str(self.db_port)}
 
+    @property
+    def ikon_url(self) -> str:
+        return f"mysql+pymysql://bench:bench@127.0.0.1:{self.db_port}/ikon"
+
+    @property
+    def glance_url(self) -> str:
+        return f"mysql+pymysql://bench:bench@127.0.0.1:{self.db_port}/glance"
+
     def run(self, verb: str) -> str:
         done = subprocess.run([HERE / "upstream.sh", verb], env=os.environ | self.env, check=True, stdout=subprocess.PIPE, text=True)
         return done.stdout.strip()
@@ -90,16 +98,43 @@ class Upstream:
         return Side("Glance", [str(HERE / "upstream.sh"), "serve"], self.port, self.state / "upstream.log", self.env, db)
 
 
-def ikon(program: Path, state: Path, mariadb: tuple[int, int] | None) -> Side:
-    """Ikon in an empty data folder; mariadb is the port and process id of a server, None for the database inside."""
+class Postgres:
+    """A durable PostgreSQL, with buffers of 1 GiB as MariaDB has."""
+
+    def __init__(self, state: Path) -> None:
+        self.port, self.directory = free_port(), state / "postgres"
+        self.env = {"DIR": str(self.directory), "PORT": str(self.port), "DURABLE": "1", "SHARED_BUFFERS": "1GB"}
+
+    @property
+    def ikon_url(self) -> str:
+        return f"postgresql+psycopg://ikon:secret@127.0.0.1:{self.port}/ikon"
+
+    def start(self) -> int:
+        """Start it with an empty database; its process id."""
+        self.wipe()
+        self._run("install")
+        self._run("start")
+        return int((self.directory / "postgres.pid").read_text())
+
+    def wipe(self) -> None:
+        if self.directory.exists():
+            self._run("stop")
+            shutil.rmtree(self.directory)
+
+    def _run(self, verb: str) -> None:
+        subprocess.run([CHECKOUT / "tests/services/postgres.sh", verb], env=os.environ | self.env, check=True, stdout=subprocess.DEVNULL)
+
+
+def ikon(program: Path, state: Path, database: tuple[str, int] | None) -> Side:
+    """Ikon in an empty data folder; database is the URL of one on a server, and that server's process id; None: the one inside."""
     data, port = state / "ikon", free_port()
     shutil.rmtree(data, ignore_errors=True)
     env = {}
-    if mariadb:
-        env["IKON_DATABASE"] = f"mysql+pymysql://bench:bench@127.0.0.1:{mariadb[0]}/ikon"
+    if database:
+        env["IKON_DATABASE"] = database[0]
         subprocess.run([program, "db", "upgrade"], env=os.environ | env, check=True, stdout=subprocess.DEVNULL)
     command = [str(program), "serve", "--data", str(data), "--listen", f"127.0.0.1:{port}", "--identity", "headers"]
-    return Side("Ikon", command, port, state / "ikon.log", env, mariadb[1] if mariadb else None)
+    return Side("Ikon", command, port, state / "ikon.log", env, database[1] if database else None)
 
 
 # ---- the set of images

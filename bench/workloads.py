@@ -9,6 +9,7 @@ from typing import Any
 
 import client as http
 from client import MIB, Block
+from measure import per_request, spread
 from sides import Side, seen_ids, together
 
 Facts = dict[str, Any]
@@ -52,10 +53,7 @@ class Bench:
         return self.side.client
 
     def requests(self, measure: Callable[[], Facts]) -> Facts:
-        with self.side.watch() as watch:
-            facts = measure()
-        per_request = {f"cpu_{name}_ms": round(s / facts["requests"] * 1e3, 3) for name, s in watch.cpu.items()}
-        return facts | per_request | {"cpu": round(sum(watch.cpu.values()) / facts["requests"] * 1e3, 3)} | watch.facts()
+        return per_request(self.side.watch(), measure)
 
     def transfer(self, size: int, move: Callable[[], None]) -> Facts:
         os.sync()  # what the other side left to be written is not this one's burden
@@ -107,8 +105,8 @@ class Bench:
 
 
 def show(bench: Bench, clients: int) -> Facts:
-    ids = seen_ids(bench.scale.images)
-    return bench.requests(lambda: http.wrk_each(bench.client, clients, bench.scale.window_s, ids))
+    paths = [f"/v2/images/{image_id}" for image_id in seen_ids(bench.scale.images)]
+    return bench.requests(lambda: http.wrk_each(bench.client, clients, bench.scale.window_s, paths))
 
 
 def create(bench: Bench, clients: int) -> Facts:
@@ -116,9 +114,9 @@ def create(bench: Bench, clients: int) -> Facts:
 
 
 def patch(bench: Bench, clients: int) -> Facts:
-    ids = bench.made(400)
+    paths = [f"/v2/images/{image_id}" for image_id in bench.made(400)]
     body = """'[{"op":"add","path":"/bench_patch","value":"' .. n .. '"}]'"""
-    return bench.requests(lambda: http.wrk_each(bench.client, clients, bench.scale.window_s, ids, "PATCH", body))
+    return bench.requests(lambda: http.wrk_each(bench.client, clients, bench.scale.window_s, paths, "PATCH", body))
 
 
 def delete(bench: Bench, clients: int) -> Facts:
@@ -137,25 +135,7 @@ def delete(bench: Bench, clients: int) -> Facts:
         began = time.perf_counter()
         together([work] * clients)
         wall_s = time.perf_counter() - began
-        took.sort()
-        p50, p99 = (round(took[int(len(took) * q)] * 1e3, 3) for q in (0.5, 0.99))
-        return {"requests": len(took), "rate": round(len(took) / wall_s, 1), "p50_ms": p50, "p99_ms": p99}
-
-    return bench.requests(measure)
-
-
-def page(bench: Bench, clients: int, query: str = "limit=25") -> Facts:
-    return bench.requests(lambda: http.wrk(bench.client, clients, bench.scale.window_s, f"/v2/images?{query}"))
-
-
-def walk(bench: Bench, clients: int) -> Facts:
-    """All images of the set in pages of 100; a request here is an image."""
-
-    def measure() -> Facts:
-        began = time.perf_counter()
-        n = sum(1 for _ in bench.client.images("limit=100"))
-        wall_s = time.perf_counter() - began
-        return {"requests": n, "rate": round(n / wall_s, 1)}
+        return {"requests": len(took), "rate": round(len(took) / wall_s, 1)} | spread(took)
 
     return bench.requests(measure)
 
@@ -194,9 +174,6 @@ def ranges(bench: Bench, clients: int) -> Facts:
     return bench.transfer(bench.load.size * again, move)
 
 
-# ---- the list
-
-
 @dataclass(frozen=True)
 class Workload:
     name: str  # for --only
@@ -204,11 +181,6 @@ class Workload:
     kind: str  # request: req/s and CPU ms per request; transfer: MB/s and CPU s per GiB
     clients: int
     measure: Callable[[Bench, int], Facts]
-    by_default: bool = True
-
-
-def _page(query: str) -> Callable[[Bench, int], Facts]:
-    return lambda bench, clients: page(bench, clients, query)
 
 
 WORKLOADS = [
@@ -226,15 +198,4 @@ WORKLOADS = [
     Workload("download", "download", "transfer", 1, download),
     Workload("range", "download by ranges", "transfer", 1, ranges),
     Workload("download4", "4 downloads", "transfer", 4, download),
-    # For a bigger set (--images); only on demand.
-    Workload("list", "list 25, 1 client", "request", 1, page, by_default=False),
-    Workload("list16", "list 25, 16 clients", "request", 16, page, by_default=False),
-    Workload("list1000", "list 1000, 1 client", "request", 1, _page("limit=1000"), by_default=False),
-    Workload("walk", "walk, images/s", "request", 1, walk, by_default=False),
-    Workload("filter_property", "filter: property, 1 %", "request", 1, _page("limit=25&bench_role=role-7"), by_default=False),
-    Workload("filter_none", "filter: property, none", "request", 1, _page("limit=25&bench_role=nope"), by_default=False),
-    Workload("filter_tag", "filter: tag, 5 %", "request", 1, _page("limit=25&tag=bench-t7"), by_default=False),
-    Workload("filter_name", "filter: name", "request", 1, _page("limit=25&name=bench-image-0000500"), by_default=False),
-    Workload("filter_status", "filter: status", "request", 1, _page("limit=25&status=queued"), by_default=False),
-    Workload("sort_name", "sort by name", "request", 1, _page("limit=25&sort=name:asc"), by_default=False),
 ]

@@ -29,9 +29,11 @@ from ikon.periodic import base, heartbeat, reaper
 from ikon.problems import Problem, StartError
 from ikon.queue import Queue
 from ikon.stores.registry import open_stores
+from ikon.transfer.fetch import Fetcher
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
 from ikon.worker.handlers.imports import KINDS
+from ikon.worker.kinds import Kinds
 from ikon.worker.loop import Worker
 
 #: Seconds that undoing and saying goodbye may take when the server ends.
@@ -45,7 +47,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  #: malloc.h
 @contextlib.asynccontextmanager
 async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
     """All parts, ready to work, and let go of in order. Raises StartError."""
-    stores = open_stores(settings)
+    stores, fetcher = open_stores(settings), Fetcher(settings)
     db = Database(settings.database)
     lease = Lease(db, settings.node, settings.run)
     await lease.start()
@@ -55,12 +57,12 @@ async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
     outflow, passwords = Outflow(db, stores, settings.node), Passwords()
     queue = Queue(Broker(settings.broker) if settings.broker else None)
     try:
-        yield Kit(settings, db, lease, stores, queue, intake, outflow, passwords)
+        yield Kit(settings, db, lease, stores, queue, intake, outflow, fetcher, Kinds(KINDS), passwords)
     finally:
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)
         await db.close()
-        for part in (queue, intake, passwords, stores):
+        for part in (queue, intake, fetcher, passwords, stores):
             part.close()
 
 

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct, field
@@ -24,10 +24,13 @@ MIB = 1 << 20
 PREFIX = "IKON_"
 #: An origin in the one form in which browsers send it (RFC 6454, 6.2).
 ORIGIN = re.compile(r"(http(?!.*:80$)|https(?!.*:443$))://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+#: Ranges that `[egress] allowed_networks` may open, which are closed otherwise: private ones and loopback.
+PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "127.0.0.0/8", "::1/128")
 
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
 
 
 class Quota(Struct, frozen=True, forbid_unknown_fields=True):
@@ -80,8 +83,15 @@ class Staging(Struct, frozen=True, forbid_unknown_fields=True):
 class Imports(Struct, frozen=True, forbid_unknown_fields=True):
     """How data comes into images beside uploads."""
 
-    methods: Annotated[list[Literal["glance-direct", "copy-image"]], Meta(description="Import methods on offer.")] = field(
-        default_factory=lambda: ["glance-direct", "copy-image"]
+    methods: Annotated[list[Literal["glance-direct", "web-download", "copy-image"]], Meta(description="Import methods on offer.")] = field(
+        default_factory=lambda: ["glance-direct", "web-download", "copy-image"]
+    )
+    decompress: Annotated[
+        bool, Meta(description="Unpack gzip, xz, zstd and zip data at import, unless container_format is compressed.")
+    ] = False
+    inject: Annotated[dict[str, str], Meta(description="Properties that imported images are given.")] = field(default_factory=dict)
+    inject_except_roles: Annotated[list[str], Meta(description="Roles whose imports are given no properties.")] = field(
+        default_factory=lambda: ["admin"]
     )
 
 
@@ -95,6 +105,17 @@ class Jobs(Struct, frozen=True, forbid_unknown_fields=True):
     per_store: Annotated[
         Count, Meta(description="Jobs into one store that are worked on at once, everywhere together; 0 sets no limit.")
     ] = 0
+
+
+class Conversion(Struct, frozen=True, forbid_unknown_fields=True):
+    """What imported images are converted to, and what one conversion may use."""
+
+    output_format: Annotated[
+        Literal["", "raw", "qcow2", "vmdk"], Meta(description="disk_format that imported images are converted to; empty: none is.")
+    ] = ""
+    memory_mib: Annotated[int, Meta(ge=256, description="MiB of addresses that a conversion may take.")] = 1024
+    cpu_s_gib: Annotated[Seconds, Meta(description="Seconds of processor time for each GiB of the disk, besides 60.")] = 60.0
+    time_s_gib: Annotated[Seconds, Meta(description="Seconds for each GiB of the disk, besides 60.")] = 300.0
 
 
 class Http(Struct, frozen=True, forbid_unknown_fields=True):
@@ -114,6 +135,29 @@ class Cors(Struct, frozen=True, forbid_unknown_fields=True):
     allowed_origins: Annotated[
         list[str], Meta(description='Origins of these pages, as "https://dashboard.example.org"; none: no page may, and nothing is said.')
     ] = field(default_factory=list)
+
+
+class Egress(Struct, frozen=True, forbid_unknown_fields=True):
+    """What Ikon may fetch from elsewhere: http and https, public addresses only unless opened here."""
+
+    allowed_hosts: Annotated[
+        list[str], Meta(description="Hosts whose addresses may be private ones, each by its exact name; loopback is not opened by a name.")
+    ] = field(default_factory=list)
+    allowed_networks: Annotated[
+        list[str],
+        Meta(
+            description='Private networks that may be fetched from, as "10.1.0.0/16"; loopback only where it is written here, and an '
+            'address of this machine only by itself, as "10.1.0.5/32".'
+        ),
+    ] = field(default_factory=list)
+    allowed_ports: Annotated[list[Port], Meta(description="Ports that may be fetched from; 80 and 443 if not set.")] = field(
+        default_factory=lambda: [80, 443]
+    )
+    ca_file: Annotated[str, Meta(description="PEM file of certificate authorities trusted beside the system's; empty: none.")] = ""
+    stall_s: Annotated[
+        Seconds, Meta(description="Seconds without data after which a source is tried again; over as long a time it must give 10 kB/s.")
+    ] = 60.0
+    total_s: Annotated[Seconds, Meta(description="Seconds that one fetch may take in all, retries included.")] = 86400.0
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -163,6 +207,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = field(default_factory=dict)
     default_store: Annotated[str, Meta(description="Store for uploads that name none; empty: the first of [stores].")] = ""
+    show_locations: Annotated[
+        bool, Meta(description="Show `locations`, the URLs of an image's data, to its project and administrators.")
+    ] = False
+    show_direct_url: Annotated[
+        bool, Meta(description="Show `direct_url`, the URL of the copy that is read first, to its project and administrators.")
+    ] = False
     workers: Annotated[Positive, Meta(description="Server processes; more than 1 needs MariaDB or PostgreSQL.")] = 1
     node: Annotated[str, Meta(description="This machine's name in a cluster; empty: the host name.")] = ""
     buffer_mib: Annotated[int, Meta(ge=1, description="MiB of memory for image data on its way in, all uploads together.")] = 48
@@ -175,14 +225,26 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     staging: Annotated[Staging, Meta(description="Where data waits between its arrival and its import.")] = Staging()
     imports: Annotated[Imports, Meta(description="How data comes into images beside uploads.")] = field(default_factory=Imports)
     jobs: Annotated[Jobs, Meta(description="Work that outlives a request.")] = Jobs()
+    conversion: Annotated[Conversion, Meta(description="What imported images are converted to, and what that may use.")] = Conversion()
     http: Annotated[Http, Meta(description="How long and how much the server waits for a client.")] = Http()
     cors: Annotated[Cors, Meta(description="Web pages that may use the API from a browser.")] = Cors()
+    egress: Annotated[Egress, Meta(description="What Ikon may fetch from elsewhere.")] = Egress()
 
     @property
     def address(self) -> tuple[str, int]:
         """Host and port of `listen`."""
         host, _, port = self.listen.rpartition(":")
         return host.strip("[]"), int(port)
+
+    @property
+    def own_servers(self) -> list[str]:
+        """Hosts that Ikon itself stands on: no URL of a user's leads there."""
+        parts = urlsplit(self.database)
+        hosts = [
+            parts.hostname or "",
+            *(host.split(":")[0] for given in parse_qs(parts.query).get("host", []) for host in given.split(",")),
+        ]
+        return [host for host in hosts if host and not host.startswith("/")]
 
     @property
     def run(self) -> Path:
@@ -234,7 +296,8 @@ def _put(raw: dict[str, Any], origin: dict[str, str], name: str, text: str) -> N
             raise StartError(f"environment: {name} is no setting. Known: {names}")
         kind = _plain(known[part])
     try:
-        value = msgspec.convert([p.strip() for p in text.split(",") if p.strip()] if kind == list[str] else text, kind, strict=False)
+        given = [p.strip() for p in text.split(",") if p.strip()] if get_origin(kind) is list else text
+        value = msgspec.convert(given, kind, strict=False)
     except msgspec.ValidationError as error:
         raise StartError(f"environment: {name}={text!r}: {error}. {_help(Settings, parts)}{_inside(name, kind)}") from None
     origin[parts[0]] = f"from {name}"
@@ -329,7 +392,28 @@ def _completed(settings: Settings) -> Settings:
                 f"config: cors.allowed_origins: {origin!r} is no origin as browsers send it. "
                 "Allowed: http:// or https://, a host in lower case, and :PORT where it is not the usual one; no path"
             )
+    _check_egress(settings.egress)
     return msgspec.structs.replace(settings, **changes)
+
+
+def _check_egress(egress: Egress) -> None:
+    for text in egress.allowed_networks:
+        try:
+            network = ipaddress.ip_network(text)
+        except ValueError as error:
+            raise StartError(f"config: egress.allowed_networks: {text!r}: {error}. {_help(Egress, ['allowed_networks'])}") from None
+        ranges = [ipaddress.ip_network(name) for name in PRIVATE]
+        if not any(network.network_address in wide and network.broadcast_address in wide for wide in ranges):
+            raise StartError(
+                f"config: egress.allowed_networks: {text!r}: public addresses are open anyway, and others stay closed. "
+                f"Allowed: networks within {', '.join(PRIVATE)}"
+            )
+    for host in egress.allowed_hosts:
+        if not re.fullmatch(r"(?!.*\.[0-9]+$)(?![0-9]+$)[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?", host) or is_loopback(host):
+            raise StartError(
+                f"config: egress.allowed_hosts: {host!r}: not the name of a host. "
+                "Allowed: names in lower case, without port; addresses belong into allowed_networks, and so does loopback"
+            )
 
 
 def _check_broker(url: str) -> None:

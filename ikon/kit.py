@@ -1,15 +1,32 @@
 """What a verb receives: the parts of the house, built in app.py, and by tests."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
+
+from sqlalchemy import Connection
 
 from ikon.config import Settings
 from ikon.db.engine import Database
 from ikon.db.lease import Lease
+from ikon.model.job import Job
 from ikon.passwords import Passwords
+from ikon.problems import Problem
 from ikon.queue import Queue
 from ikon.stores.registry import Stores
+from ikon.transfer.fetch import Fetcher
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
+
+
+class Kinds(Protocol):
+    """What verbs must know of the kinds of jobs, which are built on verbs."""
+
+    def steps(self, job: Job) -> Sequence[str]:
+        """Names of a job's steps, in order; none for a kind that this version does not know."""
+
+    def gave_up(self, conn: Connection, job: Job, why: Problem) -> None:
+        """Change what changes by a job's ending without its work done; its image's row is locked."""
 
 
 @dataclass(frozen=True)
@@ -23,4 +40,6 @@ class Kit:
     queue: Queue
     intake: Intake
     outflow: Outflow
+    fetcher: Fetcher
+    kinds: Kinds
     passwords: Passwords = field(default_factory=Passwords)

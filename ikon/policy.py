@@ -70,6 +70,7 @@ RULES: dict[str, Rule] = {
     "delete_image_location": _admin,
     "copy_image": _admin,
     "get_image_tasks": _in_project("reader"),
+    "get_image_timeline": _in_project("reader"),
     "tasks_api_access": _admin,
     "add_member": _in_project("member"),
     "get_member": _either(_in_project("reader"), _shared_with("reader")),
@@ -80,6 +81,7 @@ RULES: dict[str, Rule] = {
     "reactivate": _in_project("member"),
     "stores_info_detail": _admin_or_service,
     "manage_users": _admin,
+    "manage_jobs": _admin,
 }
 
 

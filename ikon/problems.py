@@ -4,6 +4,7 @@ A problem is raised where it is noticed and turned into a response by `api/` alo
 caller sent or may see; facts for the operator go into the log.
 """
 
+from collections.abc import Iterable
 from http import HTTPStatus
 
 REASONS = {413: "Request Entity Too Large", 416: "Request Range Not Satisfiable"}  # clients match on these phrases, not on the newer ones
@@ -108,6 +109,18 @@ class ImageDeleted(Problem):
     status, title = 410, "Image was deleted"
 
 
+class StagedDataGone(Conflict):
+    """The staged data of this image is gone."""
+
+    title, hint = "Staged data is gone", "Delete the image, and stage it again"
+
+
+class Cancelled(Conflict):
+    """It was cancelled."""
+
+    title = "Cancelled"
+
+
 class VersionMismatch(Problem):
     """The image has changed since you read it (If-Match)."""
 
@@ -162,6 +175,19 @@ class UnsafeImage(ImageRefused):
     title = "Image is not safe"
 
 
+class PackedDataRefused(ImageRefused):
+    """The compressed data is not taken."""
+
+    title = "Compressed data is refused"
+    hint = "Taken are gzip, xz, zstd, and zip with one deflated file; whole, nothing behind, up to 200 times their size"
+
+
+class ConversionFailed(ImageRefused):
+    """The image cannot be converted."""
+
+    title, hint = "Image cannot be converted", "Look whether `qemu-img check` and `qemu-img convert` take it, and send what they make"
+
+
 class RangeNotSatisfiable(Problem):
     """The range requested is not available."""
 
@@ -193,6 +219,42 @@ class Unavailable(Problem):
     """The service cannot answer now."""
 
     status, title = 503, "Unavailable"
+
+
+class ConversionUnavailable(Unavailable):
+    """Images cannot be converted here."""
+
+    title, hint = "Cannot convert", "The operator has been told; an image that is already in the wanted format needs no conversion"
+
+
+class NoRoom(Unavailable):
+    """There is no room here to work on the image."""
+
+    title, hint = "No room to work", "Try again later; the operator has been told"
+
+
+class Interrupted(Unavailable):
+    """The server that was at work on this stopped before it was complete."""
+
+    title = "Server stopped"
+
+
+class LeaseLost(Unavailable):
+    """The server lost touch with its database for too long, and others took over what it was at work on."""
+
+    title = "Server lost touch with its database"
+
+
+class ServerFailed(Unavailable):
+    """The server failed while it worked on this; its log says how."""
+
+    title = "Server failed"
+
+
+class WornOut(Unavailable):
+    """The processes that worked on it ended too often while they did."""
+
+    title = "Begun too often"
 
 
 class StoreDown(Unavailable):
@@ -233,6 +295,77 @@ class TooSlow(Unavailable):
     """The answer would take longer than the time allowed."""
 
     title, hint = "Took too long", "Narrow the filters, or use the default sort"
+
+
+# What is wrong with a source that was to be fetched
+
+
+class SourceProblem(Problem):
+    """The source cannot be fetched.
+
+    `because` tells the operator why. It never goes to a client: what differs by address or port would scan the network for whoever asks.
+    """
+
+    status, title = 502, "Source cannot be fetched"
+
+    def __init__(self, message: str = "", *, because: str = "") -> None:
+        super().__init__(message)
+        self.because = because[:500]
+
+
+class SourceNotAllowed(SourceProblem):
+    """The URL, or one that it redirects to, is not allowed."""
+
+    status, title = 400, "Source is not allowed"
+
+    def __init__(self, ports: Iterable[int], *, because: str) -> None:
+        allowed = f"http or https, a host's name or public address, no user name, and of ports {', '.join(map(str, ports))}"
+        super().__init__(f"The URL, or one that it redirects to, is not allowed. Allowed: {allowed}", because=because)
+
+
+class SourceUnreachable(SourceProblem):
+    """The source cannot be reached, or may not be."""
+
+    title, hint = "Source cannot be reached", "Check its address, or ask the operator, whose log says more"
+
+
+class SourceDenied(SourceProblem):
+    """The source does not give the data."""
+
+    title = "Source does not give the data"
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"The source does not give the data: it answered with HTTP status {code}", because=f"HTTP status {code}")
+
+
+class SourceTooSlow(SourceProblem):
+    """The source stalled, or gave its data too slowly."""
+
+    title, hint = "Source is too slow", "Try again later, or choose another source"
+
+
+class SourceBroken(SourceProblem):
+    """The source broke off, or answered in a way that cannot be trusted."""
+
+    title = "Source is broken"
+
+
+class SourceChanged(SourceProblem):
+    """The source broke off, and does not show that what it has now is the same data."""
+
+    title, hint = "Source has changed", "Start over from its beginning"
+
+
+class SourceTooLarge(SourceProblem):
+    """The source has more data than is allowed."""
+
+    status, title = 413, "Source is too large"
+
+
+class DigestMismatch(SourceProblem):
+    """The data that came is not what the given digest says."""
+
+    title = "Digest does not match"
 
 
 class StartError(Exception):

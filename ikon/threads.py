@@ -33,10 +33,32 @@ class Late(Exception):
 class _Call:
     """A function on its way to a thread. looks: how often it was found at work, so that a process that was paused blames nobody."""
 
-    __slots__ = ("fn", "future", "looks")
+    __slots__ = ("error", "fn", "future", "looks", "result")
 
     def __init__(self, fn: Callable[[], Any], future: "asyncio.Future[Any] | None") -> None:
-        self.fn, self.future, self.looks = fn, future, 0
+        self.fn: Callable[[], Any] | None = fn
+        self.future, self.looks = future, 0
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def make(self) -> None:
+        """On a thread: make the call, and keep what came of it."""
+        assert self.fn is not None
+        try:
+            self.result = self.fn()
+        except BaseException as error:
+            self.error = error
+
+    def answer(self) -> None:
+        """On the loop: hand over what came of it."""
+        result, error = self.result, self.error
+        self.result = self.error = None
+        if self.future is None or self.future.done():
+            return
+        if error is None:
+            self.future.set_result(result)
+        else:
+            self.future.set_exception(error)
 
 
 class Pool:
@@ -73,7 +95,10 @@ class Pool:
         if self._patience_s < math.inf and not self._looking:
             self._looking = True
             loop.call_later(self._patience_s / LOOKS, self._look, loop)
-        return await future
+        try:
+            return await future
+        finally:
+            del future  # an exception holds this frame, and would with it hold itself, and all that its other frames hold
 
     def leave(self, fn: Callable[[], Any]) -> None:
         """Have fn called by a thread when there is one for it. From anywhere, even a destructor, once `run` has been used."""
@@ -90,28 +115,19 @@ class Pool:
         if self._nice:
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)  # on Linux: of this thread alone
         while (call := self._calls.get()) is not None:
-            result, error = None, None
             if call.future is None or not call.future.cancelled():
                 self._at_work[number] = call
-                try:
-                    result = call.fn()
-                except BaseException as raised:
-                    error = raised
+                call.make()
                 self._at_work[number] = None
+            call.fn = None  # before anyone hears of it: what it holds is closed when nobody holds it any more
             if call.future is not None:
                 with contextlib.suppress(RuntimeError):  # the loop has closed: nobody waits any more
-                    call.future.get_loop().call_soon_threadsafe(self._ended, call, result, error)
-            del call, result, error  # what they hold may be closed when nobody holds it
+                    call.future.get_loop().call_soon_threadsafe(self._ended, call)
 
-    def _ended(self, call: _Call, result: Any, error: BaseException | None) -> None:
+    def _ended(self, call: _Call) -> None:
         self._waiting -= 1
         self._held_up -= call.looks > LOOKS
-        if call.future is None or call.future.done():
-            return
-        if error is None:
-            call.future.set_result(result)
-        else:
-            call.future.set_exception(error)
+        call.answer()
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         """Give up calls that have been at work for too long."""

@@ -396,6 +396,80 @@ def party(journey: Journey, endpoint: str, folder: Path, user: str, project: str
     )
 
 
+def imports(journey: Journey) -> None:
+    """Data that is staged or fetched and brought into stores by a job, on an Ikon of its own, with a web server to fetch from."""
+    step, folder = journey.step, journey.work / "imports"
+    folder.mkdir()
+    port = free_port()
+    config = folder / "ikon.toml"
+    stores = "".join(f'[stores.{name}]\ntype = "file"\npath = "{folder / name}"\n' for name in ("one", "two"))
+    config.write_text(f'{stores}[egress]\nallowed_networks = ["127.0.0.0/8"]\nallowed_ports = [{port}]\n')
+    url = f"http://127.0.0.1:{port}/{journey.source.name}"
+    with own_ikon(folder, "--config", str(config)) as endpoint, published(journey.source.parent, port):
+        none = [str(CLIENTS / "openstack"), "--os-auth-type", "none", "--os-endpoint", endpoint, "image"]
+        client = [str(CLIENTS / "glance"), "--os-auth-token", "none", "--os-image-url", endpoint]
+
+        def ended(image: str) -> dict[str, Any]:
+            for _ in range(60):
+                record: dict[str, Any] = json.loads(journey.run(*none, "show", "-f", "json", image))
+                if record["status"] not in ("importing", "uploading"):
+                    break
+                time.sleep(0.5)
+            same("status", record["status"], "active")
+            same("os_hash_value", record["properties"]["os_hash_value"], journey.sha512)
+            return record
+
+        with step("openstack image create --import --file boot.qcow2"):
+            ended(json.loads(journey.run(*none, "create", "-f", "json", "--import", *journey.file, journey.name("import")))["id"])
+        with step("openstack image stage, then import --method glance-direct --all-stores"):
+            image = registered(endpoint)
+            journey.run(*none, "stage", "--file", str(journey.source), image)
+            journey.run(*none, "import", "--method", "glance-direct", "--all-stores", image)
+            same("stores", ended(image)["properties"]["stores"], "one,two")
+        with step("openstack image task list and show: what was done"):
+            tasks = json.loads(journey.run(*none, "task", "list", "-f", "json"))
+            same("states", {task["Status"] for task in tasks}, {"success"})
+            shown = json.loads(journey.run(*none, "task", "show", "-f", "json", tasks[0]["ID"]))
+            same("status", shown["status"], "success")
+        with step("glance stores-delete --store two: one copy less"):
+            journey.run(*client, "stores-delete", "--store", "two", image)
+            same("stores", ended(image)["properties"]["stores"], "one")
+        with step("openstack image import --method copy-image --store two: one copy more"):
+            journey.run(*none, "import", image, "--method", "copy-image", "--store", "two")
+            for _ in range(60):
+                if json.loads(journey.run(*none, "show", "-f", "json", image))["properties"]["stores"] == "one,two":
+                    break
+            same("stores", ended(image)["properties"]["stores"], "one,two")
+        with step("openstack image import --method web-download --uri http://..."):
+            image = registered(endpoint)
+            journey.run(*none, "import", "--method", "web-download", "--uri", url, image)
+            ended(image)
+        for method, more in (("glance-direct", ["--file", str(journey.source)]), ("web-download", ["--uri", url])):
+            with step(f"glance image-create-via-import --import-method {method}"):
+                made = journey.run(*client, "image-create-via-import", *journey.file[:4], "--import-method", method, *more)
+                ended(re.findall(r"^\| id +\| (\S+) ", made, re.MULTILINE)[0])
+
+
+def registered(endpoint: str) -> str:
+    """A record without data: of a terminal's user the clients make one, but where nobody types they send what comes in, nothing too."""
+    record = json.dumps({"disk_format": "qcow2", "container_format": "bare"}).encode()
+    request = urllib.request.Request(f"{endpoint}/v2/images", record, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return str(json.load(answer)["id"])
+
+
+@contextlib.contextmanager
+def published(folder: Path, port: int) -> Iterator[None]:
+    """A web server for the files of a folder."""
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "--directory", str(folder)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        server.terminate()
+        server.wait()
+
+
 def boot(journey: Journey) -> None:
     """A guest starts from the last file that a client saved: all were compared with what was sent."""
     saved = sorted(journey.work.glob("*.qcow2"), key=lambda file: file.stat().st_mtime)
@@ -456,6 +530,7 @@ def travel(endpoint: str, source: Path, work: Path) -> int:
         "openstacksdk": sdk,
         "built-in users": users,
         "two projects": two_projects,
+        "import": imports,
         "a guest": boot,
     }
     for title, story in stories.items():

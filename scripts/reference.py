@@ -109,6 +109,8 @@ def kind_of(kind: Any) -> str:
         return kind_of(inner) + bounds
     if get_args(inner) and all(isinstance(arg, str) for arg in get_args(inner)):
         return ", ".join(f'`"{arg}"`' for arg in get_args(inner))
+    if get_origin(inner) is list and get_args(inner) != (str,):
+        return f"list of {kind_of(get_args(inner)[0])}"
     names = {int: "integer", float: "number", str: "text", bool: "true, false", list: "list of texts", dict: "tables"}
     return names[get_origin(inner) or inner] + bounds
 

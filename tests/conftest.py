@@ -1,5 +1,7 @@
-"""What tests stand on: databases of the three kinds, fresh for each test, and a broker, from servers that are started once per run."""
+"""What tests stand on: databases of the three kinds, fresh for each test, a broker, and a small disk; servers are started once per run."""
 
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,3 +58,16 @@ def database_url(request: pytest.FixtureRequest) -> str:
     """The URL of a fresh empty database, of each kind in turn."""
     url: str = request.getfixturevalue({"sqlite": "sqlite_url", "mariadb": "mariadb_url", "postgresql": "postgres_url"}[request.param])
     return url
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 8 MiB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
+    subprocess.run([*sudo, "mount", "-t", "tmpfs", "-o", f"size=8m,mode=700,uid={os.geteuid()}", "ikon-test", disk], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run([*sudo, "umount", "-l", disk], check=True)

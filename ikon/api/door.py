@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ikon import log, metrics
-from ikon.api import data, discovery, errors, images, imports, info, members, tags, users
+from ikon.api import data, discovery, errors, images, imports, info, jobs, members, tags, users
 from ikon.api.auth import Identity
 from ikon.api.cors import Cors
 from ikon.api.request import Request
@@ -50,6 +50,11 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v2/schemas/members": {"GET": info.schema_members},
     "/v2/tenants": {"GET": info.tenants},
     "/ikon/v1/images/{id}/copies": {"POST": info.copy_to_store},
+    "/ikon/v1/images/{id}/timeline": {"GET": jobs.of_image},
+    "/ikon/v1/jobs": {"GET": jobs.browse},
+    "/ikon/v1/jobs/{id}": {"GET": jobs.show},
+    "/ikon/v1/jobs/{id}/retry": {"POST": jobs.retry},
+    "/ikon/v1/jobs/{id}/cancel": {"POST": jobs.cancel},
     "/ikon/v1/users": {"GET": users.browse, "POST": users.add},
     "/ikon/v1/users/{name}": {"DELETE": users.remove},
     "/ikon/v1/users/{name}/password": {"PUT": users.set_password},

@@ -1,12 +1,14 @@
 """Routes of image records: `/v2/images`, `/v2/images/{id}` and its actions."""
 
+from collections.abc import Sequence
+from typing import Any
 from urllib.parse import urlencode
 
 from starlette.responses import Response
 
 from ikon.api import wire
 from ikon.api.request import Request, empty, json
-from ikon.model.image import parse_new
+from ikon.model.image import Image, parse_new
 from ikon.model.listing import parse as parse_listing
 from ikon.model.patch import MEDIA_TYPES
 from ikon.model.patch import parse as parse_patch
@@ -24,14 +26,14 @@ async def create(request: Request) -> Response:
         "OpenStack-image-store-ids": ",".join(request.kit.stores.all),
         "ETag": etag(image.version),
     }
-    return json(wire.image(request.ctx, image), 201, headers)
+    return json(await _record(request, image), 201, headers)
 
 
 async def show(request: Request) -> Response:
     """GET /v2/images/{id}: one record."""
     request.refuse_body()
     image = await images.show(request.kit, request.ctx, request.segments["id"])
-    return json(wire.image(request.ctx, image), headers={"ETag": etag(image.version)})
+    return json(await _record(request, image), headers={"ETag": etag(image.version)})
 
 
 async def browse(request: Request) -> Response:
@@ -41,10 +43,20 @@ async def browse(request: Request) -> Response:
     listing = parse_listing(params, limits.page, limits.page_max)
     found = await images.browse(request.kit, request.ctx, listing)
     kept = [(name, value) for name, value in params if name != "marker"]
-    page = {"images": [wire.image(request.ctx, image) for image in found], "first": _link(kept), "schema": "/v2/schemas/images"}
+    page = {"images": await _records(request, found), "first": _link(kept), "schema": "/v2/schemas/images"}
     if found and len(found) == listing.limit:
         page["next"] = _link([*kept, ("marker", found[-1].id)])
     return json(page)
+
+
+async def _records(request: Request, found: Sequence[Image]) -> list[dict[str, Any]]:
+    places = await images.places(request.kit, request.ctx, found)
+    settings = request.kit.settings
+    return [wire.located(wire.image(request.ctx, image), places.get(image.id), settings) for image in found]
+
+
+async def _record(request: Request, image: Image) -> dict[str, Any]:
+    return (await _records(request, [image]))[0]
 
 
 def _link(params: list[tuple[str, str]]) -> str:
@@ -61,7 +73,7 @@ async def update(request: Request) -> Response:
     if_match = request.headers.get("if-match", "*")
     versions = None if if_match == "*" else [tag.strip().strip('"') for tag in if_match.split(",")]
     image = await images.update(request.kit, request.ctx, request.segments["id"], changes, versions)
-    return json(wire.image(request.ctx, image), headers={"ETag": etag(image.version)})
+    return json(await _record(request, image), headers={"ETag": etag(image.version)})
 
 
 async def delete(request: Request) -> Response:

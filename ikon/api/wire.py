@@ -3,6 +3,7 @@
 from typing import Any
 
 from ikon import policy
+from ikon.config import Settings
 from ikon.context import Context
 from ikon.model.image import Image, Member, timestamp
 
@@ -43,6 +44,15 @@ def image(ctx: Context, record: Image) -> dict[str, Any]:
         shown["os_glance_importing_to_stores"] = ",".join(record.importing.to)
     if record.importing.failed:
         shown["os_glance_failed_import"] = ",".join(record.importing.failed)
+    return shown
+
+
+def located(shown: dict[str, Any], places: list[tuple[str, str]] | None, settings: Settings) -> dict[str, Any]:
+    """A record with the places of its data, as far as the settings show them. places: (URL, store); None: the caller may not see them."""
+    if places is not None and settings.show_locations:
+        shown["locations"] = [{"url": url, "metadata": {"store": store}} for url, store in places]
+    if places and settings.show_direct_url:
+        shown["direct_url"] = places[0][0]
     return shown
 
 

@@ -13,6 +13,8 @@ GROUPS = {
     "db": "ikon.cli.db:db",
     "image": "ikon.cli.image:image",
     "user": "ikon.cli.user:user",
+    "jobs": "ikon.cli.jobs:jobs",
+    "why": "ikon.cli.why:why",
     "doctor": "ikon.cli.doctor:doctor",
     "completion": "ikon.cli.completion:completion",
 }

@@ -4,6 +4,7 @@ A row is committed before the first byte is written and goes only when the bytes
 States: writing -> ready -> suspect -> bad, and from each of them -> deleting. Every step is a compare-and-set.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -64,6 +65,15 @@ def get(conn: Connection, copy_id: str) -> Copy | None:
 def of_image(conn: Connection, image_id: str) -> list[Copy]:
     """All copies of an image in any state, oldest first."""
     return [Copy(*row) for row in conn.execute(OF_IMAGE, {"image_id": image_id})]
+
+
+def readable(conn: Connection, image_ids: Sequence[str]) -> dict[str, list[Copy]]:
+    """The copies that can be read of each of these images, oldest first."""
+    found: dict[str, list[Copy]] = {}
+    query = sa.select(*COLUMNS).where(t.c.image_id.in_(image_ids), t.c.state.in_(READABLE)).order_by(t.c.created, t.c.id)
+    for row in conn.execute(query):
+        found.setdefault(row[1], []).append(Copy(*row))
+    return found
 
 
 def finish(conn: Connection, copy_id: str, me: str, size: int) -> bool:

@@ -1,5 +1,8 @@
 """Events: what happened to an image, written in the transaction that did it. They are the image's timeline."""
 
+from typing import Any
+
+import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Connection, bindparam
 
@@ -7,9 +10,23 @@ from ikon.context import Context
 from ikon.db import tables
 from ikon.db.engine import now_ms_sql
 from ikon.model.image import Image
+from ikon.model.job import Job
+from ikon.problems import Problem
 
 t = tables.events
 INSERT = sa.insert(t).values({c: bindparam(c.name) for c in t.c if c.name not in ("n", "at")} | {"at": now_ms_sql()})
+#: Characters kept of a problem's text, and of what the operator alone is told about it.
+WHY, BECAUSE = 1000, 300
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One event. at: ms since 1970 by the database's clock. detail: what was recorded with it; a text alone stands under "text"."""
+
+    kind: str
+    at: int
+    project: str | None
+    user: str | None
+    detail: dict[str, Any]
 
 
 def add(conn: Connection, ctx: Context, kind: str, image: Image, detail: str | None = None) -> None:
@@ -26,3 +43,50 @@ def add(conn: Connection, ctx: Context, kind: str, image: Image, detail: str | N
             "detail": detail,
         },
     )
+
+
+def failed(conn: Connection, ctx: Context, kind: str, image: Image, why: Problem, **facts: Any) -> None:
+    """Record a failure with what tells its cause: the kind of problem, its text, and what only the operator is told of it."""
+    add(conn, ctx, kind, image, _detail(why, facts))
+
+
+def of_job(conn: Connection, job: Job, kind: str, why: Problem) -> None:
+    """Record what befell a job at work on an image, which itself stays as it is."""
+    if job.image_id is None:
+        return
+    image = tables.images
+    version = sa.select(image.c.version).where(image.c.id == job.image_id).scalar_subquery()
+    conn.execute(
+        sa.insert(t).values(
+            image_id=job.image_id,
+            version=sa.func.coalesce(version, 0),
+            at=now_ms_sql(),
+            kind=kind,
+            project=job.project or None,
+            user=job.user,
+            request=job.request_id,
+            detail=_detail(why, job_facts(job)),
+        )
+    )
+
+
+def job_facts(job: Job) -> dict[str, Any]:
+    """What events say of the job that they are about."""
+    return {"job": job.id, "method": job.input.get("request", {}).get("method", job.kind), "step": job.step, "attempt": job.attempt}
+
+
+def _detail(why: Problem, facts: dict[str, Any]) -> str:
+    because = getattr(why, "because", "") or (str(why.__cause__) if isinstance(why.__cause__, OSError) else "")
+    said = {"problem": type(why).__name__, "why": str(why)[:WHY]} | ({"because": because[:BECAUSE]} if because else {})
+    return msgspec.json.encode(said | facts).decode()
+
+
+def latest(conn: Connection, image_id: str, limit: int) -> list[Event]:
+    """The last events of an image, oldest first."""
+    query = sa.select(t.c.kind, t.c.at, t.c.project, t.c.user, t.c.detail).where(t.c.image_id == image_id).order_by(t.c.n.desc())
+    found = conn.execute(query.limit(limit)).all()
+    return [Event(kind, at, project, user, _facts(detail)) for kind, at, project, user, detail in reversed(found)]
+
+
+def _facts(detail: str | None) -> dict[str, Any]:
+    return dict(msgspec.json.decode(detail)) if detail and detail.startswith("{") else {"text": detail} if detail else {}

@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 
 from ikon.db import missing, tables
 from ikon.db.engine import now_ms_sql
+from ikon.problems import Interrupted, LeaseLost, Problem
 
 t = tables.instances
 #: How long a renewal holds, in ms. It is asked for every 5 s.
@@ -51,6 +52,23 @@ def on_node(conn: Connection, node: str) -> list[str]:
 def is_gone(conn: Connection, instance: str) -> bool:
     """Whether an instance is known to have ended: it left, or was proven dead. One whose lease ran out may only be paused."""
     return conn.execute(sa.select(t.c.id).where(t.c.id == instance)).first() is None
+
+
+def why_gone(conn: Connection, instance: str, then: str = "") -> Problem:
+    """What befell a process that is not alive, as those hear it whose work it had. then: what they should do."""
+    kind = Interrupted if is_gone(conn, instance) else LeaseLost
+    return kind(f"{str(kind()).rstrip('.')}; {then}" if then else "")
+
+
+def state(conn: Connection, instance: str | None) -> str:
+    """Whether an instance is "alive", "silent" (its lease is over; it may be paused) or "gone"."""
+    found = conn.execute(sa.select(t.c.lease_until > now_ms_sql()).where(t.c.id == instance)).first()
+    return "gone" if found is None else "alive" if found[0] else "silent"
+
+
+def serves(conn: Connection, node: str) -> bool:
+    """Whether any process is alive on a node."""
+    return conn.execute(sa.select(t.c.id).where(t.c.node == node, t.c.lease_until > now_ms_sql()).limit(1)).first() is not None
 
 
 def take_lease(conn: Connection, name: str, me: str) -> bool:

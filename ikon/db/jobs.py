@@ -14,10 +14,10 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from ikon.db import instances, missing, tables
+from ikon.db import events, instances, missing, tables
 from ikon.db.engine import now_ms_sql
 from ikon.model.job import ENDED, Job, Limits, New
-from ikon.problems import BadValue
+from ikon.problems import BadValue, Cancelled, Problem
 
 t = tables.jobs
 limits_t = tables.job_limits
@@ -156,9 +156,10 @@ def get(conn: Connection, job_id: str) -> Job | None:
     return _job(row) if row else None
 
 
-def of_image(conn: Connection, image_id: str) -> list[Job]:
-    """All jobs of an image, oldest first."""
-    return [_job(row) for row in conn.execute(sa.select(*COLUMNS).where(t.c.image_id == image_id).order_by(t.c.created, t.c.id))]
+def of_image(conn: Connection, image_id: str, limit: int | None = None) -> list[Job]:
+    """The jobs of an image, oldest first: all, or the last ones."""
+    query = sa.select(*COLUMNS).where(t.c.image_id == image_id).order_by(t.c.created.desc(), t.c.id.desc()).limit(limit)
+    return [_job(row) for row in reversed(conn.execute(query).all())]
 
 
 def page(
@@ -198,6 +199,11 @@ def end_step(conn: Connection, job: Job, step: int, checkpoint: dict[str, Any]) 
     conn.execute(sa.update(t).where(*_mine(job)).values(step=step, checkpoint=encoded))
 
 
+def route(conn: Connection, job: Job, queue: str) -> None:
+    """From now on only processes that take from this queue can go on with a locked job."""
+    conn.execute(sa.update(t).where(*_mine(job)).values(queue=queue))
+
+
 def progress(conn: Connection, job: Job, done: int, total: int | None) -> bool:
     """Record how far a job is, in bytes. False when it is ours no more."""
     return conn.execute(sa.update(t).where(*_mine(job)).values(done_bytes=done, total_bytes=total)).rowcount == 1
@@ -209,19 +215,24 @@ def finish(conn: Connection, job: Job, state: str, *, result: str | None = None,
     return conn.execute(ended.values(state=state, result=result, reason=reason, instance=None, finished=now_ms_sql())).rowcount == 1
 
 
-def put_off(conn: Connection, job: Job, reason: str, in_s: float) -> bool:
+def put_off(conn: Connection, job: Job, why: Problem, in_s: float) -> bool:
     """Have a job that failed tried again later, with the reason meanwhile. False when it is ours no more."""
     later = now_ms_sql() + round(1000 * in_s)
     waiting = sa.update(t).where(*_mine(job))
-    return (
-        conn.execute(waiting.values(state="waiting", instance=None, reason=reason, failures=t.c.failures + 1, not_before=later)).rowcount
-        == 1
-    )
+    waiting = waiting.values(state="waiting", instance=None, reason=str(why), failures=t.c.failures + 1, not_before=later)
+    if not conn.execute(waiting).rowcount:
+        return False
+    events.of_job(conn, job, "image.job.put_off", why)
+    return True
 
 
-def hand_back(conn: Connection, job: Job) -> bool:
-    """Let another process go on with a job: this one stops. False when it is ours no more."""
-    return conn.execute(sa.update(t).where(*_mine(job)).values(state="queued", instance=None)).rowcount == 1
+def hand_back(conn: Connection, job: Job, why: Problem | None = None) -> bool:
+    """Let another process go on with a job. why: what befell it here, None: nothing. False when it is ours no more."""
+    if not conn.execute(sa.update(t).where(*_mine(job)).values(state="queued", instance=None)).rowcount:
+        return False
+    if why is not None:
+        events.of_job(conn, job, "image.job.handed_back", why)
+    return True
 
 
 def sweep(conn: Connection, limit: int, *, dead: bool) -> list[str]:
@@ -230,19 +241,20 @@ def sweep(conn: Connection, limit: int, *, dead: bool) -> list[str]:
     due = sa.and_(t.c.state == "waiting", t.c.not_before <= now_ms_sql())
     found = []
     for condition in (due, ownerless) if dead else (due,):
-        for job_id, state, attempt, queue in conn.execute(
-            sa.select(t.c.id, t.c.state, t.c.attempt, t.c.queue).where(condition).order_by(t.c.id).limit(limit)
-        ).all():
-            still = sa.update(t).where(t.c.id == job_id, t.c.state == state, t.c.attempt == attempt, condition)
+        for row in conn.execute(sa.select(*COLUMNS).where(condition).order_by(t.c.id).limit(limit)).all():
+            job = _job(row)
+            still = sa.update(t).where(t.c.id == job.id, t.c.state == job.state, t.c.attempt == job.attempt, condition)
             if conn.execute(still.values(state="queued", instance=None)).rowcount:
-                found.append(queue)
+                found.append(job.queue)
+                if job.state == "running":
+                    events.of_job(conn, job, "image.job.lost", instances.why_gone(conn, job.instance or ""))
     return found
 
 
 def cancel(conn: Connection, job_id: str) -> str | None:
     """Ask for a job's end: one that nobody works on ends at once, another at its worker's next look. Returns its state then; None: gone."""
     waiting = sa.update(t).where(t.c.id == job_id, t.c.state.in_(("queued", "waiting")), t.c.step == 0)
-    if not conn.execute(waiting.values(state="cancelled", instance=None, finished=now_ms_sql())).rowcount:
+    if not conn.execute(waiting.values(state="cancelled", instance=None, reason=str(Cancelled()), finished=now_ms_sql())).rowcount:
         conn.execute(sa.update(t).where(t.c.id == job_id, t.c.state.not_in(ENDED)).values(cancel=True))
         conn.execute(
             sa.update(t).where(t.c.id == job_id, t.c.state == "waiting").values(state="queued")

@@ -3,6 +3,7 @@
 A probe is written so that no planner turns it into a join; LIMITs are part of the text, so that none has to guess them.
 """
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -119,6 +120,17 @@ def _ends_by_value(
         texts.append(f"SELECT {n} AS b, v FROM ({walk} LIMIT 1 OFFSET {length - 1}) q{n}")
         params += values
     return {n: bytes(v) for n, v in _run(conn, " UNION ALL ".join(texts), params)} if texts else {}
+
+
+def within(conn: Connection, orders: Sequence[int], least: bytes, most: bytes, limit: int) -> set[int] | None:
+    """The keys of all branches whose value lies between two others, or None when one has `limit` of them or more."""
+    texts = [
+        f"SELECT {n} AS b, k FROM (SELECT k FROM sorts WHERE t = ? AND v >= ? AND v <= ? LIMIT {limit}) q{n}" for n in range(len(orders))
+    ]
+    statement = " UNION ALL ".join(texts).replace("?", mark(conn))
+    found = _run(conn, statement, [value for t in orders for value in (t, least, most)]) if texts else []
+    many = Counter(n for n, _ in found)
+    return None if any(count == limit for count in many.values()) else {k for _, k in found}
 
 
 def _walk_by_value(conn: Connection, t: int, after: bytes | None, ascending: bool) -> tuple[str, list[Any]]:

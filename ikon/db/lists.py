@@ -78,7 +78,21 @@ class Walk:
             if marker is None or not visible(self._ctx, marker):  # one answer for both: a marker tells nobody what there is
                 raise BadValue(f"No image found with ID {listing.marker}")
         self._scopes = Scopes(terms.key(self._conn), listing.os_hidden)
-        return (yield from self._ordered(self._scopes.branches(self._ctx, listing), listing.sorts, marker))
+        branches = self._scopes.branches(self._ctx, listing)
+        if (few := self._in_span(branches)) is not None:
+            yield from self._kept(self._matching(sorted(few)), listing.sorts, marker)
+        else:
+            yield from self._ordered(branches, listing.sorts, marker)
+
+    def _in_span(self, branches: list[Branch]) -> set[int] | None:
+        """All images in the span of a filter, if those are few; None when no filter has one, or it has many."""
+        for span in (each.span for each in self._listing.filters):
+            if span is not None and not self._listing.column:
+                orders = [self._scopes.order(scope, span.field) for scope in {branch.scope for branch in branches}]
+                few = keys.within(self._conn, orders, span.least, span.most, SMALL)
+                if few is not None:
+                    return few
+        return None
 
     def _ordered(self, branches: list[Branch], sorts: Sorts, marker: Image | None) -> Steps:
         """The images of the branches in any order, behind the marker."""
@@ -101,12 +115,14 @@ class Walk:
 
         Nothing is counted where it could change nothing: in order of k, branches of one source are read as they are.
         """
-        if most == COUNTED and all(len(branch.sources) == 1 for branch in branches):
-            return branches, most
+        sure = [branch for branch in branches if len(branch.sources) == 1] if most == COUNTED else []
+        branches = [branch for branch in branches if branch not in sure]
+        if not branches:
+            return sure, most
         counts = keys.count(self._conn, {source for branch in branches for source in branch.sources}, most)
         planned = [Branch(branch.scope, tuple(sorted(branch.sources, key=counts.__getitem__))) for branch in branches]
         planned = [branch for branch in planned if counts[branch.sources[0]]]
-        return planned, sum(counts[branch.sources[0]] for branch in planned)
+        return sure + planned, sum(counts[branch.sources[0]] for branch in planned)
 
     def _wanted(self) -> int:
         """Images to ask for: those that the page lacks."""
@@ -172,10 +188,14 @@ class Walk:
 
     def _collected(self, branches: list[Branch], sorts: Sorts, marker: Image | None) -> Steps:
         """Every image of the branches, of which those are kept that come first."""
+        return self._kept(self._by_k(branches, None, False, FETCHED), sorts, marker)
+
+    def _kept(self, steps: Steps, sorts: Sorts, marker: Image | None) -> Steps:
+        """Of the images that come in whatever order, the first ones behind the marker, in order."""
         order, wanted = self._order(sorts), self._listing.limit - len(self.found)
         after = order(marker) if marker is not None else None
         best: list[Image] = []
-        for image in self._by_k(branches, None, False, FETCHED):
+        for image in steps:
             if image is None:
                 yield None
             elif after is None or after < order(image):

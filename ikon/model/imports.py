@@ -1,5 +1,6 @@
 """Requests to import data into an image: what a body may say, and which image may be imported into in which way."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,13 +9,16 @@ from msgspec import Struct
 from ikon.model.image import FORMATS, UUID, Image
 from ikon.problems import BadRequest, Conflict, StatusConflict
 
+#: Hexadecimal digits of digests.
+DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
 DIRECT, COPY, WEB, REMOTE = "glance-direct", "copy-image", "web-download", "glance-download"
 
 
 class Request(Struct, frozen=True):
     """A checked request. stores: None where the caller named none. must_succeed: any store that fails fails the import.
 
-    uri: of web-download. region, remote_id, interface: of glance-download.
+    uri, digest: of web-download, the latter `ALGORITHM:HEX` of the data that must come. region, remote_id, interface: of
+    glance-download.
     """
 
     method: str
@@ -22,6 +26,7 @@ class Request(Struct, frozen=True):
     all_stores: bool = False
     must_succeed: bool = True
     uri: str | None = None
+    digest: str | None = None
     region: str | None = None
     remote_id: str | None = None
     interface: str = "public"
@@ -52,6 +57,7 @@ def parse(body: Any, header_store: str | None, offered: Sequence[str]) -> Reques
         all_stores=every,
         must_succeed=body.get("all_stores_must_succeed", True),
         uri=_text(method, "uri", "web-download") if name == WEB else None,
+        digest=_digest(method) if name == WEB else None,
         region=_text(method, "glance_region", name) if name == REMOTE else None,
         remote_id=_remote_id(method) if name == REMOTE else None,
         interface=_text({"glance_service_interface": "public"} | method, "glance_service_interface", name),
@@ -74,6 +80,17 @@ def _text(method: dict[str, Any], field: str, name: str) -> str:
     if not isinstance(value, str) or not value or len(value) > 2000 or "\0" in value:
         raise BadRequest(f"'{field}' needs to be set for {name} import method: a text of 1 to 2000 characters")
     return value
+
+
+def _digest(method: dict[str, Any]) -> str | None:
+    """Ikon's own: what the fetched data must be."""
+    value = method.get("digest")
+    if value is None:
+        return None
+    match = re.fullmatch(r"(md5|sha256|sha512):([0-9a-fA-F]+)", value) if isinstance(value, str) else None
+    if not match or len(match[2]) != DIGITS[match[1]]:
+        raise BadRequest(f"'digest' must be md5, sha256 or sha512, a colon, and the digest in hexadecimal: {value!r:.80}")
+    return match[0]
 
 
 def _remote_id(method: dict[str, Any]) -> str:

@@ -10,8 +10,9 @@ USER, NORMAL, BACKGROUND = 3, 5, 7
 MOST_FAILURES, MOST_ATTEMPTS = 5, 10
 #: Seconds before the first retry: doubled with each failure, up to the second number.
 RETRY_S = (5.0, 600.0)
-#: States in which a job has ended.
+#: States in which a job has ended, and all.
 ENDED = ("done", "failed", "cancelled")
+STATES = ("queued", "running", "waiting", *ENDED)
 #: Any process may run it.
 ANY = "any"
 

@@ -8,7 +8,7 @@ import csv
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -34,6 +34,8 @@ COLUMNS = ("id", "checksum", "os_hash_value")
 NEVER = "!"
 #: Values of one filter that are looked up one by one; with more of them, images are.
 MOST_VALUES = 50
+#: Filters of one list: each costs a look-up, and a probe of every candidate.
+MOST_FILTERS = 20
 COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     "eq": lambda a, b: a == b,
     "neq": lambda a, b: a != b,
@@ -44,11 +46,23 @@ COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 }
 
 
+class Span(NamedTuple):
+    """Values of a field as sorted by, from the least to the most, both included."""
+
+    field: str
+    least: bytes
+    most: bytes
+
+
 class Filter(msgspec.Struct, frozen=True):
-    """One condition. needs: an image that meets it has one of these in the index; none: the index does not know."""
+    """One condition. needs: an image that meets it has one of these in the index; none: the index does not know.
+
+    span: where the images that meet it lie in the order of a field, None: anywhere.
+    """
 
     test: Test
     needs: tuple[Need, ...] = ()
+    span: Span | None = None
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +117,8 @@ def parse(params: list[tuple[str, str]], page: int, page_max: int) -> Listing:
             filters.append(Filter(_has_tag(value), (f"t:{value}",)))
         elif last[name] is value and name not in NOT_FILTERS:
             filters.append(_filter(name, value, found))
+    if len(filters) > MOST_FILTERS:
+        raise BadValue(f"A list takes {MOST_FILTERS} filters at most, tags included: these are {len(filters)}.")
     return Listing(
         visibility=visibility or None,
         os_hidden=boolean("os_hidden", last.get("os_hidden", "false")),
@@ -185,7 +201,7 @@ def _filter(name: str, value: str, found: dict[str, Any]) -> Filter:
     if name in ("created_at", "updated_at"):
         return _time(name, value, found)
     if name.endswith(("_min", "_max")) and name[:-4] in NUMBERS:
-        return Filter(_numeric(name[:-4], COMPARE["gte" if name.endswith("_min") else "lte"], _number(name, value)))
+        return _compared(name[:-4], "gte" if name.endswith("_min") else "lte", _number(name, value))
     if name in NUMBERS:
         return _number_filter(name, value)
     if name in TEXTS:
@@ -210,11 +226,21 @@ def _number_filter(name: str, value: str) -> Filter:
         among = {_number(name, item) for item in quoted_list(rest)}
         return Filter(lambda image: getattr(image, name) in among, _number_needs(name, among))
     if colon and op in COMPARE:
-        number = _number(name, rest)
-        return Filter(_numeric(name, COMPARE[op], number), _number_needs(name, {number}) if op == "eq" else ())
+        return _compared(name, op, _number(name, rest))
     if re.fullmatch(r"[0-9]{1,18}", value):
-        return Filter(_numeric(name, COMPARE["eq"], int(value)), _number_needs(name, {int(value)}))
+        return _compared(name, "eq", int(value))
     return _nothing()
+
+
+def _compared(name: str, op: str, number: int) -> Filter:
+    test, span = _numeric(name, COMPARE[op], number), None
+    if name == "size" and op not in ("eq", "neq"):
+        span = _span(name, *_bounds(op, number, 1))
+    return Filter(test, _number_needs(name, {number}) if op == "eq" else (), span)
+
+
+def _span(field: str, least: int, most: int) -> Span:
+    return Span(field, encoded(least), encoded(most))
 
 
 def _number_needs(name: str, among: set[int]) -> tuple[Need, ...]:
@@ -289,21 +315,23 @@ def _time(name: str, value: str, found: dict[str, Any]) -> Filter:
     except (ValueError, OverflowError):
         raise BadValue(f'Bad "{name}" query filter format. Use ISO 8601 DateTime notation.') from None
     unit = 1 if moment.microsecond else 1_000_000  # compared at the precision given: records show whole seconds
+    bounds = _bounds(op, us // unit * unit, unit)
     if name == "created_at":
-        found["created"] = _created(op, us // unit * unit, unit)
+        found["created"] = bounds
         return Filter(lambda image: COMPARE[op](image.k // unit, us // unit))
-    return Filter(lambda image: COMPARE[op](image.updated // unit, us // unit))
+    span = _span("updated", *bounds) if op != "neq" else None
+    return Filter(lambda image: COMPARE[op](image.updated // unit, us // unit), (), span)
 
 
-def _created(op: str, us: int, unit: int) -> tuple[int, int]:
-    """The first and the last k of images created before, at or after a moment that is `unit` microseconds long."""
+def _bounds(op: str, us: int, unit: int) -> tuple[int, int]:
+    """The least and the most number of those that compare so with one that stands for `unit` numbers from itself on."""
     least, most = 0, 2**63 - 1
     start, end = {
         "eq": (us, us + unit - 1),
         "neq": (least, most),
         "gt": (us + unit, most),
         "gte": (us, most),
-        "lt": (least, us - 1),
+        "lt": (least, us - 1),  # nothing, where that is below the least: the test says so
         "lte": (least, us + unit - 1),
     }[op]
-    return max(start, least), min(max(end, -1), most)
+    return min(max(start, least), most), min(max(end, least), most)

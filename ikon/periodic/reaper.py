@@ -14,7 +14,6 @@ from ikon.transfer.intake import take_over
 EVERY_S = 5.0
 #: Copies looked at in one go.
 BATCH = 100
-REASON = "the server that received this upload stopped before it was complete; upload again"
 
 
 async def run_once(kit: Kit) -> Found:
@@ -37,7 +36,7 @@ async def take_over_lost(kit: Kit) -> Found:
     looked = mended = 0
     while True:
         lost = await kit.db.read(copies.ownerless, BATCH, proven=not kit.lease.may_sweep())
-        taken = sum(await asyncio.gather(*(kit.db.write(take_over, _nobody(), copy, REASON) for copy in lost)))
+        taken = sum(await asyncio.gather(*(kit.db.write(take_over, _nobody(), copy) for copy in lost)))
         looked, mended = looked + len(lost), mended + taken
         if not taken:
             return Found(looked, mended)

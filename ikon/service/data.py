@@ -16,6 +16,7 @@ from ikon.kit import Kit
 from ikon.model.image import FORMATS, Image
 from ikon.problems import BadRequest, BadValue, Forbidden, ImageTooLarge, OutcomeUnknown, QuotaExceeded
 from ikon.service.images import reachable
+from ikon.stores.registry import STAGING
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.intake import Bounds, Facts, lost
 from ikon.transfer.outflow import Reader
@@ -130,9 +131,17 @@ def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, me: 
         reason=None,
         stores=[attempt.store],
     )
+    drop_staged(conn, image.id)  # what a failed import has left
     events.add(conn, ctx, "image.activate", image, f"the data is {facts.verdict.format}" if facts.verdict else None)
     if facts.size != copy.reserved:
         quota.charge(conn, copy.project, facts.size - copy.reserved, limit)
+
+
+def drop_staged(conn: Connection, image_id: str, keep: str | None = None) -> None:
+    """Have an image's staged data deleted, but for one copy, and what is being written: that is its writer's."""
+    for copy in copies.of_image(conn, image_id):
+        if copy.store == STAGING and copy.id != keep and copy.state != "writing":
+            copies.condemn(conn, copy)
 
 
 def _is_ready(conn: Connection, copy_id: str) -> bool:

@@ -111,6 +111,25 @@ async def browse(kit: Kit, ctx: Context, listing: Listing) -> list[Image]:
     return walk.found
 
 
+async def places(kit: Kit, ctx: Context, found: Sequence[Image]) -> dict[str, list[tuple[str, str]]]:
+    """URL and store of each copy of these images, the one that is read first in front, by the images' ids.
+
+    Only of those whose places the caller may see, and none where no setting shows them.
+    """
+    if not (kit.settings.show_locations or kit.settings.show_direct_url):
+        return {}
+    ids = [image.id for image in found if policy.allows(ctx, "get_image_location", image)]
+    there = await kit.db.read(copies.readable, ids) if ids else {}
+    return {
+        image_id: [
+            (copy.url, copy.store)
+            for copy in sorted(there.get(image_id, []), key=lambda copy: -kit.stores.weight(copy.store))
+            if copy.store in kit.stores.all
+        ]
+        for image_id in ids
+    }
+
+
 async def update(kit: Kit, ctx: Context, image_id: str, changes: list[Change], if_match: Sequence[str] | None) -> Image:
     """Apply a patch, all of it or nothing. if_match: versions of which the image must have one, or None.
 
@@ -162,7 +181,8 @@ def _delete(conn: Connection, ctx: Context, image_id: str) -> list[Copy]:
     if image.importing.job is not None:
         jobs.cancel(conn, image.importing.job)
     images.delete(conn, image)
-    events.add(conn, ctx, "image.delete", msgspec.structs.replace(image, version=image.version + 1))
+    was = msgspec.json.encode({"was": image.status, "owner": image.owner}).decode()
+    events.add(conn, ctx, "image.delete", msgspec.structs.replace(image, version=image.version + 1), was)
     return found
 
 

@@ -11,12 +11,12 @@ from ikon.db import copies, events, images, jobs
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import UUID, Image, Importing
-from ikon.model.imports import COPY, DIRECT, Request, require_ready
+from ikon.model.imports import COPY, DIRECT, WEB, Request, require_ready
 from ikon.model.job import ANY, BACKGROUND, USER, Job, New, node_queue
 from ikon.model.tasks import Tasks
-from ikon.problems import BadRequest, Conflict, ImageTooLarge, NotFound, OutcomeUnknown
+from ikon.problems import BadRequest, Conflict, ImageTooLarge, NotFound, OutcomeUnknown, StagedDataGone
 from ikon.queue import new_id
-from ikon.service.data import new_attempt, record
+from ikon.service.data import drop_staged, new_attempt, record
 from ikon.service.images import reachable
 from ikon.stores.registry import STAGING
 from ikon.transfer.attempts import Attempt
@@ -58,6 +58,7 @@ def _finish_stage(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts
     image = images.lock(conn, attempt.image_id)
     if image is None or not copies.finish(conn, attempt.copy_id, me, facts.size):
         raise lost(conn, attempt.image_id)
+    drop_staged(conn, image.id, keep=attempt.copy_id)  # what a failed import has left
     image = images.save(conn, image, msgspec.structs.replace(image, size=facts.size, reason=None))
     events.add(conn, ctx, "image.stage", image)
 
@@ -71,13 +72,17 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> None
     for store in named:
         if store not in kit.stores.all:
             raise Conflict(f"Store for identifier {store} not found")
+    if request.uri is not None:
+        kit.fetcher.check(request.uri)
     job_id = new_id()
-    if queue := await kit.db.write(_start, ctx, image_id, request, named, job_id):
+    if queue := await kit.db.write(_start, ctx, image_id, request, named, job_id, _steps(kit, request)):
         kit.queue.ring(queue)
         log.get().info("import enqueued", image=image_id, job=job_id, method=request.method, request=ctx.request_id)
 
 
-def _start(conn: Connection, ctx: Context, image_id: str, request: Request, named: tuple[str, ...], job_id: str) -> str | None:
+def _start(
+    conn: Connection, ctx: Context, image_id: str, request: Request, named: tuple[str, ...], job_id: str, steps: list[str]
+) -> str | None:
     """Returns the queue that has work by that, None when there is nothing to do."""
     image = reachable(conn, ctx, image_id, lock=True)
     require_ready(image, request)
@@ -92,13 +97,14 @@ def _start(conn: Connection, ctx: Context, image_id: str, request: Request, name
     status = image.status if request.method == COPY else "importing"
     image = images.save(conn, image, msgspec.structs.replace(image, status=status, importing=Importing(job_id, targets)))
     given = {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
+    asked = {"request": given, "stores": targets, "steps": steps, "roles": sorted(ctx.roles)}
     jobs.enqueue(
         conn,
         New(
             id=job_id,
             kind="copy" if request.method == COPY else "import",
             image_id=image_id,
-            input={"request": given, "stores": targets},
+            input=asked | ({"staged": staged.id} if staged else {}),
             project=image.owner or ctx.project or "",
             store=targets[0],
             queue=queue,
@@ -112,11 +118,24 @@ def _start(conn: Connection, ctx: Context, image_id: str, request: Request, name
     return queue
 
 
+def _steps(kit: Kit, request: Request) -> list[str]:
+    """Names of the steps of an import, as the settings are now: a job keeps them, whatever they are when it goes on."""
+    rules = kit.settings
+    chosen = {
+        "web-download": request.method == WEB,
+        "decompress": rules.imports.decompress,
+        "convert": bool(rules.conversion.output_format),
+        "inject-metadata": bool(rules.imports.inject),
+        "store": True,
+    }
+    return [name for name, wanted in chosen.items() if wanted]
+
+
 def staged_copy(conn: Connection, image: Image) -> Copy:
-    """The image's staged data. Raises Conflict when there is none, which only a lost disk can bring about."""
+    """The image's staged data. Raises StagedDataGone when there is none, which only a lost disk can bring about."""
     found = [copy for copy in copies.of_image(conn, image.id) if copy.store == STAGING and copy.state == "ready"]
     if not found:
-        raise Conflict("The staged data of this image is gone. Delete the image, and stage it again")
+        raise StagedDataGone
     return found[0]
 
 

@@ -2,14 +2,14 @@
 
 import contextlib
 import functools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
 
 from ikon import log, quota
-from ikon.context import Context, new_request_id
+from ikon.context import Context
 from ikon.db import copies, events, images
 from ikon.db.copies import Copy
 from ikon.formats.inspector import Inspector
@@ -17,18 +17,12 @@ from ikon.kit import Kit
 from ikon.model.image import Image, Importing
 from ikon.model.job import Job
 from ikon.problems import DataUnavailable
-from ikon.service.data import new_attempt, record
-from ikon.service.imports import staged_copy
+from ikon.service.data import drop_staged, new_attempt, record
+from ikon.steps import staging
 from ikon.steps.base import Work
-from ikon.stores.registry import STAGING
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.intake import Bounds, Facts, lost
 from ikon.transfer.outflow import Reader
-
-
-def context(job: Job) -> Context:
-    """Who a job is done for, as events name them."""
-    return Context(user=job.user, project=job.project or None, request_id=job.request_id or new_request_id())
 
 
 class Store:
@@ -41,7 +35,7 @@ class Store:
 
     async def run(self, kit: Kit, work: Work) -> None:
         """See Step."""
-        job, ctx = work.job, context(work.job)
+        job, ctx = work.job, staging.context(work.job)
         assert job.image_id is not None
         attempts = [new_attempt(kit, job.image_id, store) for store in job.input["stores"]]
         tolerant = not job.input["request"]["must_succeed"]
@@ -54,7 +48,12 @@ class Store:
             size = sources[0].size or 0
             inspector = Inspector(image.disk_format or "", image.container_format or "", kit.settings.formats) if self._staged else None
             facts = await kit.intake.take_in(
-                attempts[0], _watched(reader, work, size), Bounds(size, size), inspector, others=attempts[1:], tolerant=tolerant
+                attempts[0],
+                staging.watched(reader.blocks(), work, size),
+                Bounds(size, size),
+                inspector,
+                others=attempts[1:],
+                tolerant=tolerant,
             )
             await work.end(functools.partial(self._finish, ctx=ctx, attempts=attempts, facts=facts, me=kit.lease.id))
         for attempt in attempts:
@@ -71,7 +70,7 @@ class Store:
         image = images.lock(conn, job.image_id or "")
         if image is None:
             raise lost(conn, job.image_id or "")
-        sources = [staged_copy(conn, image)] if self._staged else copies.of_image(conn, image.id)
+        sources = [staging.find(conn, job)[1]] if self._staged else copies.of_image(conn, image.id)
         project, size = image.owner or job.project, sources[0].size or 0
         for row in rows:
             copies.intend(conn, msgspec.structs.replace(row, project=project, reserved=size))
@@ -93,22 +92,14 @@ class Store:
             changes |= {"status": "active", "size": facts.size, "checksum": facts.checksum, "digests": attempts[0].copy_id, "reason": None}
             changes |= {"os_hash_algo": facts.os_hash_algo, "os_hash_value": facts.os_hash_value}
             changes["virtual_size"] = facts.verdict.virtual_size
-            for copy in copies.of_image(conn, image.id):
-                if copy.store == STAGING:
-                    copies.condemn(conn, copy)
+            drop_staged(conn, image.id)
         elif (facts.checksum, facts.os_hash_value) != (image.checksum, image.os_hash_value):
             raise DataUnavailable(f"What was read of image {image.id} is not what its digests say")
         else:
             copies.drop_digests(conn, image.id, attempts[0].copy_id)  # the first copy's say the same of the same bytes
         image = images.save(conn, image, msgspec.structs.replace(image, **changes))
+        for attempt in attempts:
+            if why := facts.failed.get(attempt.copy_id):
+                events.failed(conn, ctx, "image.store.failed", image, why, **events.job_facts(job), store=attempt.store)
         events.add(conn, ctx, "image.activate" if self._staged else "image.update", image, f"stored in {', '.join(changes['stores'])}")
         return {}
-
-
-async def _watched(reader: Reader, work: Work, size: int) -> AsyncIterator[bytes]:
-    """The data, saying how far it is."""
-    done = 0
-    async for block in reader.blocks():
-        done += len(block)
-        work.moved(done, size)
-        yield block

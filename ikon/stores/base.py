@@ -2,6 +2,7 @@
 
 import functools
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
@@ -27,11 +28,13 @@ class LocalFile:
     """Bytes that this machine can read by a file descriptor. size: bytes in it when it was opened.
 
     waits: even bytes in memory may have to be waited for, as on a network file system, so that `fd` is used by `run` only.
-    It is closed when nobody holds it any more. A thread that hangs in it is such a holder: its number must not become another file's.
     """
 
     def __init__(self, fd: int, reads: Pool) -> None:
         self.fd, self._reads, self.waits = fd, reads, True
+        self._lock = threading.Lock()
+        self._users = 1  # who opened it, and threads at work in it
+        self._wanted = True
         self.size = os.fstat(fd).st_size
         self.waits = _may_wait(fd)
 
@@ -43,13 +46,30 @@ class LocalFile:
             raise StoreDown("The store takes too long") from None
 
     def _call(self, fn: Callable[..., T], *args: Any) -> T:
-        return fn(self.fd, *args)
+        with self._lock:
+            if not self._users:
+                raise StoreDown("The file was closed")  # nobody waits for this
+            self._users += 1
+        try:
+            return fn(self.fd, *args)
+        finally:
+            if self._leave():
+                os.close(self.fd)
+
+    def _leave(self) -> bool:
+        with self._lock:
+            self._users -= 1
+            return not self._users
+
+    def close(self) -> None:
+        """Let go of it. While a thread hangs in it, it stays open: its number must not become another file's."""
+        if self._wanted:
+            self._wanted = False
+            if self._leave():
+                self._reads.leave(functools.partial(os.close, self.fd)) if self.waits else os.close(self.fd)
 
     def __del__(self) -> None:
-        if self.waits:
-            self._reads.leave(functools.partial(os.close, self.fd))
-        else:
-            os.close(self.fd)
+        self.close()  # whoever asked for it has left before it was open
 
 
 def _may_wait(fd: int) -> bool:

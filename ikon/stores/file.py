@@ -22,6 +22,8 @@ NAME = re.compile(r"[0-9A-Za-z-]+\.[0-9a-f-]{36}(\.part)?")
 PART = ".part"
 #: Bytes written between requests to begin writing them to disk, so that the final fsync finds little left.
 FLUSH_BYTES = 32 << 20
+#: Bytes read at once of a file that is taken over.
+READ_BYTES = 256 * 1024
 LIBC = ctypes.CDLL(None)
 SYNC_FILE_RANGE_WRITE = 2  #: linux/fs.h
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -80,6 +82,14 @@ class FileStore:
             if beginning.exception() is None:  # nobody else knows of the file, and it must not come after its deletion
                 await beginning.result().abort()
             raise
+
+    def place(self, url: str) -> Path:
+        """Where another program may make the file of an attempt, to be taken over by `adopt`."""
+        return Path(f"{self._file(url)}{PART}")
+
+    async def adopt(self, url: str) -> "Adopted":
+        """Take over the file that was made at `place`. Raises StoreDown."""
+        return await self._call(_adopt, self, self._file(url))
 
     async def open(self, url: str) -> LocalFile:
         """See Store."""
@@ -185,6 +195,24 @@ class FileWriter:
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
+
+
+class Adopted(FileWriter):
+    """An attempt whose bytes somebody else has written: what is left is to read them, and to make them durable."""
+
+    async def write(self, blocks: Sequence[Buffer]) -> None:
+        """The bytes are there already."""
+
+    async def blocks(self) -> AsyncIterator[bytes]:
+        """The bytes, from the first to the last."""
+        at = 0
+        while block := await self._store._call(os.pread, self._fd, READ_BYTES, at):
+            at += len(block)
+            yield block
+
+
+def _adopt(store: FileStore, path: Path) -> Adopted:
+    return Adopted(store, path, os.open(f"{path}{PART}", os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC))
 
 
 def _begin(store: FileStore, path: Path, size: int | None) -> FileWriter:

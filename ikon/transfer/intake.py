@@ -9,19 +9,33 @@ import contextlib
 import functools
 import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
 
 from ikon import log, metrics
 from ikon.context import Context
-from ikon.db import copies, events, images, usage
+from ikon.db import copies, events, images, instances, usage
 from ikon.db.copies import Copy
 from ikon.db.engine import Database
 from ikon.db.lease import Lease
 from ikon.formats.inspector import Inspector, Verdict
 from ikon.model.image import Image
-from ikon.problems import BadRequest, ImageDeleted, ImageRefused, ImageTooLarge, Problem, Unavailable
+from ikon.problems import (
+    BadRequest,
+    DatabaseDown,
+    ImageDeleted,
+    ImageRefused,
+    ImageTooLarge,
+    Interrupted,
+    LeaseLost,
+    Problem,
+    QuotaExceeded,
+    ServerFailed,
+    Unavailable,
+)
 from ikon.stores.base import Buffer
 from ikon.stores.registry import Stores
 from ikon.threads import Pool, outcome
@@ -51,7 +65,7 @@ class Facts(msgspec.Struct, frozen=True):
     os_hash_algo: str
     os_hash_value: str
     verdict: Verdict | None
-    failed: dict[str, str] = {}
+    failed: dict[str, Problem] = {}
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -69,7 +83,7 @@ class Intake:
         self.attempts = Attempts()
         self.budget = Budget(buffer_bytes)
         metrics.BUFFERED.set_function(lambda: self.budget.used)
-        self._digests = Pool("digests", 4)
+        self.pool = Pool("digests", 4)
 
     @contextlib.asynccontextmanager
     async def undoing(self, ctx: Context, attempt: Attempt) -> AsyncIterator[Attempt]:
@@ -78,20 +92,19 @@ class Intake:
             try:
                 yield attempt
             except BaseException as failure:
-                reason = str(failure) if isinstance(failure, Problem) else "the server stopped, or failed, during the upload"
                 metrics.UPLOADS_UNDONE.inc()
                 if isinstance(failure, ImageRefused):
                     metrics.REFUSED.labels(type(failure).__name__).inc()
-                taken_away = await outcome(self._undo(ctx, attempt, reason))
+                taken_away = await outcome(self._undo(ctx, attempt, _why(failure)))
                 if taken_away and isinstance(failure, Unavailable):
                     raise taken_away from failure  # what failed, failed because others had removed our file: that is no news for a client
                 raise
 
-    async def _undo(self, ctx: Context, attempt: Attempt, reason: str) -> Problem | None:
+    async def _undo(self, ctx: Context, attempt: Attempt, why: Problem) -> Problem | None:
         """Undo an attempt that failed. Returns why it had been taken from this process before, if it had."""
         try:
             await self._lease.held()
-            claim = await self._db.write(_give_up, ctx, attempt.image_id, attempt.copy_id, self._lease.id, reason)
+            claim = await self._db.write(_give_up, ctx, attempt.image_id, attempt.copy_id, self._lease.id, why)
         except Problem as problem:
             log.get().warning("undo put off", image=attempt.image_id, copy=attempt.copy_id, because=str(problem))
             claim = None  # the row names us, and we are alive: the reaper of this process tries again
@@ -104,15 +117,14 @@ class Intake:
             await self.remove(copy)
         return await self._db.read(lost, attempt.image_id) if claim == "condemned" else None
 
-    async def leave_behind(self, ctx: Context, attempt: Attempt, reason: str) -> None:
+    async def leave_behind(self, ctx: Context, attempt: Attempt, why: Problem) -> None:
         """Undo one of several attempts, the others having gone well."""
-        await outcome(self._undo(ctx, attempt, reason))
+        await outcome(self._undo(ctx, attempt, why))
 
     async def undo_forgotten(self, copy: Copy) -> None:
         """Undo an attempt of this process that no task runs any more, because its undoing could not be done at the time."""
-        await self._undo(
-            Context(user="reaper"), Attempt(copy.image_id, copy.id, copy.store, copy.url), "the upload broke off; upload again"
-        )
+        why = DatabaseDown("the upload broke off while the server could not reach its database; upload again")
+        await self._undo(Context(user="reaper"), Attempt(copy.image_id, copy.id, copy.store, copy.url), why)
 
     async def take_in(
         self,
@@ -141,26 +153,34 @@ class Intake:
         await outlets.each(lambda each: outcome(self._begin(each, bounds.expected)))
 
         async def digest(batch: Sequence[Buffer]) -> None:
-            await self._digests.run(_update_all, watchers, batch)
+            await self.pool.run(_update_all, watchers, batch)
             while (full := block_digests.take_gib()) is not None:
                 await self._keep_digests(attempt, gibs, full)
 
         gibs = itertools.count()
-        pump = Pump(self.budget, [*outlets.consumers(), digest, lambda batch: self._digests.run(multihash.update, batch)])
+        pump = Pump(self.budget, [*outlets.consumers(), digest, lambda batch: self.pool.run(multihash.update, batch)])
         size = await attempt.unless_stopped(pump.run(_counted(blocks, bounds, grow)))
         if bounds.expected is not None and size != bounds.expected:
             raise BadRequest(f"Size mismatch: expected {bounds.expected} bytes, got {size} bytes")
-        verdict = await self._digests.run(inspector.end) if inspector else None
+        verdict = await self.pool.run(inspector.end) if inspector else None
         if rest := block_digests.rest():
             await self._keep_digests(attempt, gibs, rest)
         await self._lease.held()
         attempt.check()
         await outlets.each(_commit)
-        return Facts(size, md5.hex(), ALGORITHM, multihash.hex(), verdict, {each.copy_id: str(why) for each, why in outlets.failed.items()})
+        return Facts(size, md5.hex(), ALGORITHM, multihash.hex(), verdict, {each.copy_id: why for each, why in outlets.failed.items()})
+
+    async def take_made(self, attempt: Attempt, make: Callable[[Path], Awaitable[None]]) -> Facts:
+        """Have a file made by somebody else become an attempt's bytes: read, digested and made durable. Raises as `make` and `take_in`."""
+        store: Any = self._stores[attempt.store]
+        await attempt.unless_stopped(make(store.place(attempt.url)))
+        attempt.writer = writer = await outcome(store.adopt(attempt.url))
+        return await self.take_in(attempt, writer.blocks(), Bounds(None, 1 << 62))
 
     async def _begin(self, attempt: Attempt, size: int | None) -> None:
         """Open the attempt's writer. Never abandoned: whoever undoes the attempt has to know what it opened."""
-        attempt.writer = await self._stores[attempt.store].create(attempt.url, size)
+        if attempt.writer is None:
+            attempt.writer = await self._stores[attempt.store].create(attempt.url, size)
 
     async def _keep_digests(self, attempt: Attempt, gibs: Iterator[int], digests: bytes) -> None:
         await self._db.write(copies.add_digests, attempt.image_id, attempt.copy_id, next(gibs), digests)
@@ -193,7 +213,7 @@ class Intake:
 
     def close(self) -> None:
         """Let the threads go."""
-        self._digests.close()
+        self.pool.close()
 
 
 async def _commit(attempt: Attempt) -> None:
@@ -263,22 +283,24 @@ def lost(conn: Connection, image_id: str) -> ImageDeleted | Unavailable:
     """Why an attempt that was ours is ours no more."""
     if images.get(conn, image_id) is None:
         return deleted(image_id)
-    return Unavailable("The server lost touch with its database for too long, and the upload was given up. Upload again", retry_after_s=1)
+    return LeaseLost("The server lost touch with its database for too long, and the upload was given up. Upload again", retry_after_s=1)
 
 
-def _give_up(conn: Connection, ctx: Context, image_id: str, copy_id: str, me: str, reason: str) -> str:
+def _give_up(conn: Connection, ctx: Context, image_id: str, copy_id: str, me: str, why: Problem) -> str:
     """Claim an attempt for undoing, and queue its image again if it was saving. See copies.claim_undo for what comes back."""
     image = images.lock(conn, image_id)
     claim = copies.claim_undo(conn, copy_id, me)
+    if claim == "lost" and image is not None and image.status == "queued" and isinstance(why, (ImageTooLarge, QuotaExceeded)):
+        events.failed(conn, ctx, "image.upload.refused", image, why)  # before its first byte, by limits that only those meet who may upload
     if claim == "claimed" and image is not None and image.status in TAKING_IN:
-        queue_again(conn, ctx, image, reason)
+        queue_again(conn, ctx, image, why)
     return claim
 
 
-def queue_again(conn: Connection, ctx: Context, image: Image, reason: str) -> None:
+def queue_again(conn: Connection, ctx: Context, image: Image, why: Problem) -> None:
     """Put a locked image whose upload failed back where it was, and keep why."""
-    image = images.move(conn, image, image.status, "queued", reason=reason[:1000], size=None)
-    events.add(conn, ctx, "image.upload.failed", image, reason)
+    queued = images.move(conn, image, image.status, "queued", reason=str(why)[:1000], size=None)
+    events.failed(conn, ctx, "image.upload.failed", queued, why, was=image.status)
 
 
 def _gone(conn: Connection, copy: Copy, *, limited: bool) -> bool:
@@ -289,11 +311,18 @@ def _gone(conn: Connection, copy: Copy, *, limited: bool) -> bool:
     return True
 
 
-def take_over(conn: Connection, ctx: Context, copy: Copy, reason: str) -> bool:
+def _why(failure: BaseException) -> Problem:
+    if isinstance(failure, Problem):
+        return failure
+    text = "the server stopped, or failed, during the upload"
+    return ServerFailed(text) if isinstance(failure, Exception) else Interrupted(text)
+
+
+def take_over(conn: Connection, ctx: Context, copy: Copy) -> bool:
     """Claim the attempt of a dead instance, and queue its image again. False when it is not to be had."""
     image = images.lock(conn, copy.image_id)
     if not copies.claim_ownerless(conn, copy):
         return False
     if image is not None and image.status in TAKING_IN:
-        queue_again(conn, ctx, image, reason)
+        queue_again(conn, ctx, image, instances.why_gone(conn, copy.instance or "", "upload again"))
     return True

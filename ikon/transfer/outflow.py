@@ -17,11 +17,12 @@ import msgspec
 from sqlalchemy import Connection
 
 from ikon import log, metrics
-from ikon.db import copies
+from ikon.context import Context
+from ikon.db import copies, events, images
 from ikon.db.copies import READABLE, Copy
 from ikon.db.engine import Database
 from ikon.model.image import Image
-from ikon.problems import DataUnavailable, Problem, StoreDown
+from ikon.problems import DataUnavailable, ImageNotFound, Problem, StoreDown
 from ikon.stores.base import CopyMissing, LocalFile
 from ikon.stores.registry import Stores
 from ikon.transfer.digests import BLOCK, DIGEST, GIB_BLOCKS
@@ -192,6 +193,8 @@ class Reader:
     async def _have_file(self) -> LocalFile:
         while self._file is None:
             if not self._order:
+                if await self._db.read(images.get, self._image.id) is None:
+                    raise ImageNotFound(self._image.id)  # it was deleted since it was looked up
                 log.get().error("no intact copy", image=self._image.id)
                 raise DataUnavailable(f"No intact copy of image {self._image.id} can be read now")
             copy = self._order[0]
@@ -219,7 +222,7 @@ class Reader:
 
     async def _doubt(self, copy: Copy, why: str) -> None:
         try:
-            if await self._db.write(copies.suspect, copy.id):
+            if await self._db.write(_suspect, copy, why):
                 metrics.SUSPECT.inc()
                 log.get().error("copy is suspect", image=self._image.id, store=copy.store, copy=copy.id, because=why)
         except Problem as problem:
@@ -227,10 +230,22 @@ class Reader:
 
     def close(self) -> None:
         """Let go of the file at hand."""
-        self._file = None
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 _buffers = threading.local()
+
+
+def _suspect(conn: Connection, copy: Copy, why: str) -> bool:
+    """Mark a copy, and say in the image's timeline what was seen. True for the first who does."""
+    if not copies.suspect(conn, copy.id):
+        return False
+    if (image := images.get(conn, copy.image_id)) is not None:
+        seen = DataUnavailable(f"What was read of the copy is not the image's data: {why}")
+        events.failed(conn, Context(user="reader"), "image.copy.suspect", image, seen, store=copy.store)
+    return True
 
 
 def _good_blocks(fd: int, first: int, digests: bytes, sizes: list[int]) -> int:

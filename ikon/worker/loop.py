@@ -11,7 +11,7 @@ from ikon import log
 from ikon.db import images, jobs
 from ikon.kit import Kit
 from ikon.model.job import ANY, ENDED, Job, Limits, is_worn_out, may_try_again, node_queue, retry_in_s
-from ikon.problems import OutcomeUnknown, Problem, Unavailable
+from ikon.problems import Cancelled, Interrupted, OutcomeUnknown, Problem, ServerFailed, Unavailable, WornOut
 from ikon.steps.base import Change, Step, Stopped
 from ikon.threads import GIVES_WAY
 from ikon.worker.kinds import Kind
@@ -24,8 +24,7 @@ AGAIN_S = (0.1, 0.5, 2.0)
 #: Jobs that are queued again at one look.
 SWEPT = 200
 TAKEN_AWAY = "taken away"
-CANCELLED = Problem("It was cancelled.")
-WORN_OUT = Problem("The processes that worked on it ended too often while they did.")
+CANCELLED, WORN_OUT = Cancelled(), WornOut()
 
 
 class Running:
@@ -88,6 +87,7 @@ class Worker:
         self._running: dict[str, Running] = {}
         self._claiming = asyncio.Lock()  # while it is free, what is recorded as ours is known here
         self._random = random.Random()  # noqa: S311  spreads claims, guards nothing
+        self._unrecorded: dict[str, Problem] = {}  # why jobs failed here while the database could not be told
         self._stopping = False
 
     async def run(self) -> None:
@@ -139,10 +139,11 @@ class Worker:
         """Learn which jobs were cancelled or taken away, hand back those that nobody here runs, and record progress."""
         async with self._claiming:
             recorded = {(held.id, held.attempt): held for held in await self._kit.db.read(jobs.held, self._kit.lease.id)}
+            self._unrecorded = {job_id: why for job_id, why in self._unrecorded.items() if any(job_id == held for held, _ in recorded)}
             known = list(self._running.values())
             for job_id, attempt in recorded:
                 if job_id not in self._running:
-                    await self._hand_back(job_id, attempt)  # the answer to our claim was lost
+                    await self._hand_back(job_id, attempt, self._unrecorded.pop(job_id, None))  # None: the answer to our claim was lost
         for running in known:
             held = recorded.get((running.job.id, running.job.attempt))
             if held is None:
@@ -156,9 +157,9 @@ class Worker:
                 running.progress = None
                 await self._kit.db.write(jobs.progress, running.job, done, total)
 
-    async def _hand_back(self, job_id: str, attempt: int) -> None:
+    async def _hand_back(self, job_id: str, attempt: int, why: Problem | None) -> None:
         job = await self._kit.db.read(jobs.get, job_id)
-        if job is not None and job.attempt == attempt and await self._kit.db.write(jobs.hand_back, job):
+        if job is not None and job.attempt == attempt and await self._kit.db.write(jobs.hand_back, job, why):
             self._kit.queue.ring(job.queue)
 
     async def _carry_out(self, running: Running) -> None:
@@ -178,7 +179,7 @@ class Worker:
             await self._failed(running, problem)
         except Exception:
             log.get().exception("job failed", job=job.id, kind=job.kind)
-            await self._failed(running, Unavailable("the server failed while it worked on this; its log says how"))
+            await self._failed(running, ServerFailed())
         finally:
             self._running.pop(job.id, None)
             self._kit.queue.wake()
@@ -190,10 +191,11 @@ class Worker:
         try:
             if isinstance(problem, Unavailable) and may_try_again(job):
                 in_s = retry_in_s(job.failures + 1) * self._random.uniform(0.75, 1.25)
-                await self._kit.db.write(jobs.put_off, job, str(problem), in_s)
+                await self._kit.db.write(jobs.put_off, job, problem, in_s)
             else:
                 await self._give_up(running, problem)
         except Problem as error:
+            self._unrecorded[job.id] = problem
             log.get().warning("job left as it is", job=job.id, because=str(error))  # the heartbeat hands it back
 
     async def _stopped(self, running: Running) -> None:
@@ -202,7 +204,7 @@ class Worker:
             if running.stopped == "cancelled":
                 await self._give_up(running, CANCELLED)
             elif running.stopped != TAKEN_AWAY:
-                await self._hand_back(running.job.id, running.job.attempt)
+                await self._hand_back(running.job.id, running.job.attempt, Interrupted())
         except Problem as error:
             log.get().warning("job left as it is", job=running.job.id, because=str(error))
 

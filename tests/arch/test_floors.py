@@ -24,7 +24,7 @@ FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms.split()}
 GROUND = {("config", "problems"), ("log", "config")}
 
 #: Not to be paid for by a server that does not use them.
-HEAVY = ("alembic", "rich", "kombu", "oslo", "obstore", "keystoneauth1", "boto3", "psycopg", "pymysql", "argon2")
+HEAVY = ("alembic", "rich", "kombu", "oslo", "obstore", "keystoneauth1", "boto3", "psycopg", "pymysql", "argon2", "backports")
 
 
 def rooms_imported(tree: ast.AST) -> list[str]:

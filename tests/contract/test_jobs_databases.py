@@ -97,7 +97,7 @@ async def test_a_late_attempt_changes_nothing(kit: Kit) -> None:
     assert await kit.db.write(jobs.lock, first) is None
     assert not await kit.db.write(jobs.finish, first, "done")
     assert not await kit.db.write(jobs.progress, first, 5, 10)
-    assert not await kit.db.write(jobs.put_off, first, "late", 1.0)
+    assert not await kit.db.write(jobs.put_off, first, StoreDown("late"), 1.0)
     assert not await kit.db.write(jobs.hand_back, first)
 
     assert await kit.db.write(jobs.finish, second, "done")

@@ -25,8 +25,11 @@ from ikon.service import copies as copies_verbs
 from ikon.service import data
 from ikon.service import images as verbs
 from ikon.stores.registry import open_stores
+from ikon.transfer.fetch import Fetcher
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
+from ikon.worker.handlers.imports import KINDS
+from ikon.worker.kinds import Kinds
 from tests.faults.world import noise
 
 ALICE = Context("alice", "alpha", None, frozenset(("member", "reader")))
@@ -45,7 +48,7 @@ async def kit_on(url: str, directory: Path, node: str = "here") -> AsyncIterator
     opened = open_stores(settings)
     intake, outflow = Intake(db, opened, lease, 8 << 20, limited=True), Outflow(db, opened, node)
     try:
-        yield Kit(settings, db, lease, opened, Queue(), intake, outflow)
+        yield Kit(settings, db, lease, opened, Queue(), intake, outflow, Fetcher(settings), Kinds(KINDS))
     finally:
         await db.close()
 

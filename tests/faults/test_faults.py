@@ -6,7 +6,6 @@ import errno
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterable, Iterator
@@ -76,21 +75,10 @@ def in_chunks() -> Iterable[bytes]:
     return pieces(DATA, 100_000)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 8 MiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    subprocess.run([*sudo, "mount", "-t", "tmpfs", "-o", f"size=8m,mode=700,uid={os.geteuid()}", "ikon-test", disk], check=True)
-    try:
-        yield disk
-    finally:
-        subprocess.run([*sudo, "umount", "-l", disk], check=True)
-
-
-def fill(disk: Path, leave: int) -> Path:
-    """Take the room of a disk but for some bytes."""
+def fill(server: Ikon, disk: Path, leave: int) -> Path:
+    """Take the room of a disk but for some bytes, once nothing that is deleted takes any."""
+    server.settle()
+    eventually(lambda: not server.holds_deleted())
     filler = disk / "filler"
     stat = os.statvfs(disk)
     with filler.open("wb") as file:
@@ -187,7 +175,7 @@ def test_a_disk_that_fails_in_the_middle_of_a_download_breaks_the_connection_or_
 def test_a_full_disk_ends_an_upload_at_any_block(announced: bool, small_disk: Path, tmp_path: Path) -> None:
     with Ikon(tmp_path / "ikon", stores={"one": small_disk / "one"}) as server:
         for leave in (0, 4 * KIB, 256 * KIB, 300 * KIB, 1 * MIB, 2 * MIB, 3 * MIB):
-            filler = fill(small_disk, leave)
+            filler = fill(server, small_disk, leave)
             image = server.create()
             answer = server.upload(image, DATA if announced else in_chunks())
             assert answer.status == 413
@@ -210,7 +198,7 @@ def test_a_full_disk_that_the_database_shares_loses_nothing(small_disk: Path) ->
         assert server.upload(kept, noise(MIB)).status == 204
         for leave in (0, 8 * KIB, 64 * KIB, 512 * KIB, 2 * MIB):
             image = server.create()
-            filler = fill(small_disk, leave)
+            filler = fill(server, small_disk, leave)
             assert server.upload(image, in_chunks()).status in (413, 503)
             filler.unlink()
             server.settle(within_s=20)

@@ -67,6 +67,16 @@ def timed(server: Ikon, image: str) -> tuple[Answer, float]:
     return server.download(image), time.monotonic() - began
 
 
+def open_files(server: Ikon) -> list[str]:
+    """Files of its stores that the server has open."""
+    assert server.process is not None
+    found = []
+    for fd in Path(f"/proc/{server.process.pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found.append(str(fd.readlink()))
+    return [path for path in found if any(path.startswith(f"{store}/") for store in server.stores.values())]
+
+
 @pytest.mark.parametrize(("call", "at"), [("open", 1), ("read", 1), ("read", 7), ("read", 13)])
 def test_a_download_from_a_store_that_hangs_goes_on_from_another(call: str, at: int, server: Ikon, misfortune: Misfortune) -> None:
     image = stored(server, DATA, "one", "two")
@@ -76,6 +86,7 @@ def test_a_download_from_a_store_that_hangs_goes_on_from_another(call: str, at: 
     assert took_s < SOON_S
     assert dict(server.rows("SELECT store, state FROM copies")) == {"one": "ready", "two": "ready"}
     misfortune.relent()
+    eventually(lambda: not open_files(server), within_s=2)
 
 
 @pytest.mark.parametrize("call", ["open", "read"])
@@ -149,6 +160,7 @@ def test_data_on_a_network_file_system_is_served_whole_and_in_parts(network_stor
         while len(body) < len(BIG):
             body += sock.recv(MIB)
         assert body == BIG
+    eventually(lambda: not open_files(network_store), within_s=2)
     assert network_store.delete(image).status == 204
     network_store.settle()
 

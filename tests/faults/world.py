@@ -251,6 +251,14 @@ class Ikon:
             time.sleep(0.05)
         return time.monotonic() - began
 
+    def holds_deleted(self) -> bool:
+        """Whether its process has a file open that has no name any more, and still takes its room."""
+        links = []
+        for each in Path(f"/proc/{self.process.pid}/fd").iterdir():  # type: ignore[union-attr]
+            with contextlib.suppress(FileNotFoundError):
+                links.append(os.readlink(each))
+        return any(link.startswith(str(path)) and link.endswith(" (deleted)") for link in links for path in self.stores.values())
+
     def threads(self) -> int:
         """How many threads the server process has."""
         assert self.process is not None

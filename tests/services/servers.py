@@ -1,4 +1,4 @@
-"""Real databases and a real broker for tests, through the scripts beside this file: each in a directory and on a port of its own."""
+"""Real servers for tests, through the scripts beside this file: each in a directory and on a port of its own."""
 
 import contextlib
 import os
@@ -31,7 +31,7 @@ def free_port(count: int = 1) -> int:
 
 
 class Server:
-    """One server, "mariadb", "postgres" or "rabbitmq". As a context manager it runs inside and leaves nothing behind.
+    """One server, "mariadb", "postgres", "rabbitmq" or "http". As a context manager it runs inside and leaves nothing behind.
 
     Not durable: what was committed within the last second before a `kill` may be lost, as nothing is synced to disk.
     """

@@ -49,6 +49,16 @@ FILE = [
     ('[cors]\nallowed_origins = ["null"]', "cors.allowed_origins", "'null'", "http:// or https://"),
     ('[cors]\nallowed_origins = "https://a.example"', "cors.allowed_origins", "'https://a.example'", "Origins of these pages"),
     ("[cors]\norigins = []", "cors.origins", "[]", "Known keys here: allowed_origins"),
+    ("[egress]\nallowed_ports = [0]", "egress.allowed_ports", "[0]", ">= 1"),
+    ('[egress]\nallowed_networks = ["10.0.0.1/8"]', "egress.allowed_networks", "'10.0.0.1/8'", "host bits set"),
+    ('[egress]\nallowed_networks = ["0.0.0.0/0"]', "egress.allowed_networks", "'0.0.0.0/0'", "10.0.0.0/8"),
+    ('[egress]\nallowed_networks = ["169.254.169.254"]', "egress.allowed_networks", "'169.254.169.254'", "others stay closed"),
+    ('[egress]\nallowed_networks = ["10.0.0.0/8", "8.8.8.0/24"]', "egress.allowed_networks", "'8.8.8.0/24'", "open anyway"),
+    ('[egress]\nallowed_hosts = ["Mirror.example"]', "egress.allowed_hosts", "'Mirror.example'", "lower case"),
+    ('[egress]\nallowed_hosts = ["mirror.example:80"]', "egress.allowed_hosts", "'mirror.example:80'", "without port"),
+    ('[egress]\nallowed_hosts = ["10.0.0.1"]', "egress.allowed_hosts", "'10.0.0.1'", "belong into allowed_networks"),
+    ('[egress]\nallowed_hosts = ["localhost"]', "egress.allowed_hosts", "'localhost'", "and so does loopback"),
+    ("[egress]\nstall_s = 0", "egress.stall_s", "0", "> 0"),
     ('default_store = "two"', "default_store", "'two'", "Allowed: local"),
     ("stores = 3", "stores", "3", "[stores.NAME]"),
     ('[stores.one]\npath = "x"', "stores.one.type", "None", "Allowed: file"),
@@ -81,6 +91,7 @@ ENVIRONMENT = [
     ("IKON_NONE_BEYOND_LOOPBACK", "perhaps", "Expected `bool`"),
     ("IKON_LIMITS__PAGE", "many", "Expected `int`"),
     ("IKON_LIMITS", "3", "IKON_LIMITS__IMAGE_BYTES"),
+    ("IKON_EGRESS__ALLOWED_PORTS", "80,http", "Expected `int`"),
     ("IKON_STORES", "{}", "settings file"),
     ("IKON_NONSENSE", "1", "IKON_DATABASE"),
     ("IKON_LIMITS__NONSENSE", "1", "IKON_LIMITS__PAGE"),
@@ -121,6 +132,7 @@ def test_a_list_in_the_environment_is_parted_by_commas(tmp_path: Path) -> None:
 
     assert found.trusted_proxies == ["10.0.0.0/8", "192.168.1.1"]
     assert found.cors.allowed_origins == origins.split(",")
+    assert settings(tmp_path, environ={"IKON_EGRESS__ALLOWED_PORTS": "80, 8080"}).egress.allowed_ports == [80, 8080]
 
 
 def test_what_is_not_set_follows_from_the_data_directory(tmp_path: Path) -> None:

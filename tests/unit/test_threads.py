@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -60,6 +61,20 @@ async def test_what_must_be_done_waits_for_a_thread_that_hangs() -> None:
     gate.set()
     assert await asyncio.to_thread(done.wait, 5)
     pool.close()
+
+
+class Thing:
+    """Something that is closed when nobody holds it any more."""
+
+
+async def test_a_thread_holds_nothing_of_a_call_that_is_answered() -> None:
+    pool = Pool("test", 2)
+    for _ in range(300):
+        thing, made = Thing(), await pool.run(Thing)
+        refs = [weakref.ref(thing), weakref.ref(made)]
+        await pool.run(id, thing)
+        del thing, made
+        assert [ref() for ref in refs] == [None, None]
 
 
 def niceness() -> int:

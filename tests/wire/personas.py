@@ -65,6 +65,10 @@ add an owner             queued       any     PATCH   /v2/images/{id}           
 tag                      queued       any     PUT     /v2/images/{id}/tags/new                    204   204 403   403 403   403 403
 untag                    queued       any     DELETE  /v2/images/{id}/tags/old                    204   204 403   403 403   403 403
 upload                   queued       any     PUT     /v2/images/{id}/file                        204   204 403   403 403   403 403
+stage                    queued       any     PUT     /v2/images/{id}/stage                       204   204 403   403 403   403 403
+import without data      queued       any     POST    /v2/images/{id}/import                      409   409 409   409 409   409 409
+copy by import           active       any     POST    /v2/images/{id}/import                      202   403 403   403 403   403 403
+tasks of an image        queued       any     GET     /v2/images/{id}/tasks                       200   200 200   403 403   403 403
 ask for no data          queued       any     GET     /v2/images/{id}/file                        204   204 403   204 403   204 403
 download                 active       any     GET     /v2/images/{id}/file                        200   200 403   200 403   200 403
 ask for the size         active       any     HEAD    /v2/images/{id}/file                        200   200 403   200 403   200 403
@@ -109,6 +113,8 @@ list users               GET   /ikon/v1/users              200  403  403  403  4
 add a user               POST  /ikon/v1/users              204  403  403  403  403  403
 change a password        PUT   /ikon/v1/users/x/password   404  403  403  403  403  403
 remove a user            DELETE /ikon/v1/users/x           404  403  403  403  403  403
+tasks                    GET   /v2/tasks               200  403  403  403  403  403
+one task                 GET   /v2/tasks/x             404  403  403  403  403  403
 stores                   GET   /v2/info/stores         200  200  200  200  200  200
 import methods           GET   /v2/info/import         200  200  200  200  200  200
 list of projects         GET   /v2/tenants             403  403  403  403  403  403
@@ -135,6 +141,9 @@ BODIES: dict[str, Any] = {
     "replace the owner": _change("replace", "/owner", "elsewhere"),
     "add an owner": _change("add", "/owner", "elsewhere"),
     "upload": b"data",
+    "stage": b"data",
+    "import without data": {"method": {"name": "glance-direct"}},
+    "copy by import": {"method": {"name": "copy-image"}, "stores": ["two"]},
     "copy": {"store": "two"},
     "add a member": {"member": "newcomer"},
     "answer for oneself": {"status": "accepted"},
@@ -166,7 +175,7 @@ class Operation(NamedTuple):
 
     @property
     def headers(self) -> Headers:
-        return PATCH if self.method == "PATCH" else BYTES if self.path.endswith("/file") else {}
+        return PATCH if self.method == "PATCH" else BYTES if self.path.endswith(("/file", "/stage")) else {}
 
 
 STANDINGS = ("administrator", "owner", "owner's reader", "partner", "partner's reader", "stranger", "strange reader")

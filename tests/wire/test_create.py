@@ -62,7 +62,7 @@ def test_the_answer_says_where_the_image_is_and_where_its_data_may_go(ikon: Ikon
 
     assert answer.headers["Location"] == f"http://image.example:8080/v2/images/{answer.json['id']}"
     assert answer.headers["OpenStack-image-store-ids"] == "one,two"
-    assert answer.headers["OpenStack-image-import-methods"] == "glance-direct,copy-image"
+    assert answer.headers["OpenStack-image-import-methods"] == "glance-direct,web-download,copy-image"
     assert answer.headers["ETag"] == '"1"'
 
 

@@ -554,3 +554,10 @@ def test_stores_are_named_to_the_owner_and_the_administrator_alone(ikon: Ikon) -
     assert "stores" not in ikon.show(image_id, who=STRANGER)
     shown = ikon.browse("?visibility=community&limit=1", who=STRANGER).json["images"][0]
     assert (shown["id"], "stores" in shown) == (image_id, False)
+
+
+def test_a_list_takes_twenty_filters_and_no_more(ikon: Ikon) -> None:
+    tags = "&".join(f"tag=t{n}" for n in range(20))
+    assert ikon.browse(f"?{tags}").status == 200
+    refused = ikon.browse(f"?{tags}&name=x")
+    assert (refused.status, "20 filters at most" in refused.message) == (400, True)

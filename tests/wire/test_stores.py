@@ -1,6 +1,7 @@
 """Several stores: what is told of them, copies in more than one, weights, and schemas."""
 
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,7 +33,11 @@ def test_every_caller_learns_the_stores_and_the_import_methods(ikon: Ikon, who: 
 
     assert stores.json == {"stores": [{"id": "one", "description": "The first", "default": "true"}, {"id": "two"}]}
     assert methods.json == {
-        "import-methods": {"description": "Import methods available.", "type": "array", "value": ["glance-direct", "copy-image"]}
+        "import-methods": {
+            "description": "Import methods available.",
+            "type": "array",
+            "value": ["glance-direct", "web-download", "copy-image"],
+        }
     }
 
 
@@ -176,3 +181,25 @@ def test_the_store_of_higher_weight_is_read_first(ikon: Ikon) -> None:
 
     assert (preferred.body, default.body) == (DATA, DATA)
     assert before == between < after  # only who reads the damaged copy finds it out
+
+
+def test_places_of_data_are_shown_where_the_operator_wants_it_and_to_those_who_may_see_them(tmp_path: Path) -> None:
+    with Ikon(tmp_path, show_locations=True, show_direct_url=True) as ikon:
+        image = str(ikon.create(visibility="public", who=ADMIN, owner="home")["id"])
+        assert ikon.show(image, who=MEMBER)["locations"] == []
+        assert ikon.upload(image, b"data", {"X-Image-Meta-Store": "two"}).status == 204
+        assert ikon.post(f"/ikon/v1/images/{image}/copies", {"store": "one"}, who=ADMIN).status == 204
+
+        for who in (MEMBER, READER, ADMIN):
+            for record in (ikon.show(image, who=who), ikon.browse("", who=who).json["images"][0]):
+                assert [place["metadata"]["store"] for place in record["locations"]] == ["one", "two"]
+                assert record["direct_url"] == record["locations"][0]["url"]
+                assert record["direct_url"].startswith(f"file://{tmp_path}/one/{image}.")
+        for record in (ikon.show(image, who=STRANGER), ikon.browse("", who=STRANGER).json["images"][0]):
+            assert not {"locations", "direct_url", "stores"} & record.keys()
+
+
+def test_places_of_data_are_shown_to_nobody_by_default(ikon: Ikon) -> None:
+    image = str(ikon.create()["id"])
+    assert ikon.upload(image, b"data").status == 204
+    assert not {"locations", "direct_url"} & ikon.show(image, who=ADMIN).keys()

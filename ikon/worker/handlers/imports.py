@@ -7,20 +7,30 @@ from sqlalchemy import Connection
 
 from ikon.db import copies, events, images
 from ikon.model.image import Importing
+from ikon.model.imports import DIRECT
 from ikon.model.job import Job
-from ikon.problems import ImageRefused, Problem
+from ikon.problems import ImageRefused, ImageTooLarge, Problem
+from ikon.service.data import drop_staged
 from ikon.steps.base import Step
-from ikon.steps.store import Store, context
+from ikon.steps.convert import Convert
+from ikon.steps.decompress import Decompress
+from ikon.steps.inject_metadata import InjectMetadata
+from ikon.steps.staging import context
+from ikon.steps.store import Store
+from ikon.steps.web_download import WebDownload
 from ikon.stores.registry import STAGING
 from ikon.worker.kinds import Kind
 
+#: What is wrong with the data itself, so that no other try can go better with it.
+NEVER = (ImageRefused, ImageTooLarge)
+
 
 class Import:
-    """Data that was staged becomes the image's."""
+    """Data that was staged, or is fetched, becomes the image's. Which steps lie between is fixed when the job is enqueued."""
 
     def steps(self, job: Job) -> Sequence[Step]:
         """See Kind."""
-        return [Store(staged=True)]
+        return [STEPS[name] for name in job.input["steps"]]
 
     def gave_up(self, conn: Connection, job: Job, why: Problem) -> None:
         """The image waits for another try with its staged data, or for other data where this can never be the image's; and says why."""
@@ -28,22 +38,23 @@ class Import:
         if image is None or image.importing.job != job.id:
             return
         staged = [copy for copy in copies.of_image(conn, image.id) if copy.store == STAGING and copy.state == "ready"]
-        if isinstance(why, ImageRefused):
-            for copy in staged:
-                copies.condemn(conn, copy)
+        direct = job.input["request"]["method"] == DIRECT
+        if isinstance(why, NEVER):
+            drop_staged(conn, image.id)
             staged = []
         image = images.save(
             conn,
             image,
             msgspec.structs.replace(
                 image,
-                status="uploading" if staged else "queued",
-                size=staged[0].size if staged else None,
+                status="uploading" if staged and direct else "queued",
+                size=staged[0].size if staged and direct else None,
                 reason=str(why)[:1000],
                 importing=Importing(None, [], image.importing.to),
             ),
         )
-        events.add(conn, context(job), "image.import.failed", image, str(why))
+        kept = staged[0].size if staged else None
+        events.failed(conn, context(job), "image.import.failed", image, why, **events.job_facts(job), kept=kept)
 
 
 class CopyImage:
@@ -59,7 +70,8 @@ class CopyImage:
         if image is None or image.importing.job != job.id:
             return
         image = images.save(conn, image, msgspec.structs.replace(image, importing=Importing(None, [], image.importing.to)))
-        events.add(conn, context(job), "image.import.failed", image, str(why))
+        events.failed(conn, context(job), "image.import.failed", image, why, **events.job_facts(job))
 
 
+STEPS: dict[str, Step] = {step.name: step for step in (WebDownload(), Decompress(), Convert(), InjectMetadata(), Store(staged=True))}
 KINDS: dict[str, Kind] = {"import": Import(), "copy": CopyImage()}

@@ -74,6 +74,7 @@ def matches(*params: tuple[str, str]) -> bool:
     listing = ask(*params)
     known = {*spelled(IMAGE), *((field, value(IMAGE, field)) for field in SORTED)}
     chosen = all(not each.needs or known & set(each.needs) for each in listing.filters)
+    chosen = chosen and all(not each.span or each.span.least <= value(IMAGE, each.span.field) <= each.span.most for each in listing.filters)
     chosen = chosen and listing.created[0] <= IMAGE.k <= listing.created[1]
     chosen = chosen and (listing.column is None or getattr(IMAGE, listing.column[0]) == listing.column[1])
     chosen = chosen and (listing.owners is None or IMAGE.owner in listing.owners)

@@ -1,0 +1,37 @@
+"""Unpack staged data that is compressed, unless it is meant to be."""
+
+from ikon.formats.packed import MAGICS
+from ikon.kit import Kit
+from ikon.steps import staging
+from ikon.steps.base import Work
+from ikon.transfer.attempts import Attempt
+from ikon.transfer.intake import Bounds, Facts
+from ikon.transfer.unpack import FORMS, unpack
+
+
+class Decompress:
+    """Data that begins like gzip, xz, zstd or zip is replaced by what is in it; any other stays as it is."""
+
+    name = "decompress"
+
+    async def run(self, kit: Kit, work: Work) -> None:
+        """See Step."""
+        image, staged = await kit.db.read(staging.find, work.job)
+        async with kit.outflow.reading_staged(image, staged) as reader:
+            head = b""
+            async for block in reader.blocks():
+                head = block[:16]
+                break
+            if image.container_format == "compressed" or not any(head.startswith(MAGICS[form]) for form in FORMS):
+                await work.end(lambda conn, job: {})
+                return
+            most = kit.settings.limits.image_bytes
+
+            async def fill(attempt: Attempt) -> Facts:
+                blocks = unpack(staging.watched(reader.blocks(), work, staged.size), kit.intake.pool, most)
+                return await kit.intake.take_in(attempt, blocks, Bounds(None, most))
+
+            await staging.anew(kit, work, fill)
+
+    async def undo(self, kit: Kit, work: Work) -> None:
+        """See WebDownload: nothing is left."""

@@ -1,0 +1,78 @@
+"""What steps that bring or change staged data have in common: the data before it, the data after it, and which of them counts."""
+
+import functools
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import msgspec
+from sqlalchemy import Connection
+
+from ikon.context import Context, new_request_id
+from ikon.db import copies, images, jobs
+from ikon.db.copies import Copy
+from ikon.kit import Kit
+from ikon.model.image import Image
+from ikon.model.job import Job, node_queue
+from ikon.problems import StagedDataGone
+from ikon.service.data import drop_staged, new_attempt, record
+from ikon.steps.base import Work
+from ikon.stores.registry import STAGING
+from ikon.transfer.attempts import Attempt
+from ikon.transfer.intake import Facts, lost
+
+#: Changes of the image's record beside its staged data, given what it was.
+Changes = Callable[[Image], dict[str, Any]]
+
+
+def context(job: Job) -> Context:
+    """Who a job is done for, as events name them."""
+    return Context(user=job.user, project=job.project or None, request_id=job.request_id or new_request_id())
+
+
+def find(conn: Connection, job: Job) -> tuple[Image, Copy]:
+    """A job's image and the staged data to go on from. Raises what `lost` does, and StagedDataGone."""
+    image = images.get(conn, job.image_id or "")
+    if image is None:
+        raise lost(conn, job.image_id or "")
+    found = [copy for copy in copies.of_image(conn, image.id) if copy.store == STAGING and copy.state == "ready"]
+    named = [copy for copy in found if copy.id == job.checkpoint.get("staged", copy.id)]
+    if not named:
+        raise StagedDataGone
+    return image, named[0]
+
+
+async def anew(kit: Kit, work: Work, fill: Callable[[Attempt], Awaitable[Facts]], changes: Changes = lambda image: {}) -> None:
+    """End a step with new staged data in place of any before. fill: writes it under an attempt of its own."""
+    assert work.job.image_id is not None
+    ctx, attempt = context(work.job), new_attempt(kit, work.job.image_id, STAGING)
+    async with kit.intake.undoing(ctx, attempt):
+        await kit.db.write(_begin, work.job, record(kit, attempt, 0))
+        facts = await fill(attempt)
+        queue = node_queue(kit.lease.node) if kit.stores[STAGING].local else None
+        await work.end(functools.partial(_finish, copy_id=attempt.copy_id, me=kit.lease.id, size=facts.size, queue=queue, changes=changes))
+
+
+def _begin(conn: Connection, job: Job, row: Copy) -> None:
+    if images.lock(conn, job.image_id or "") is None:
+        raise lost(conn, job.image_id or "")
+    copies.intend(conn, row)
+
+
+def _finish(conn: Connection, job: Job, *, copy_id: str, me: str, size: int, queue: str | None, changes: Changes) -> dict[str, Any]:
+    image = images.lock(conn, job.image_id or "")
+    if image is None or not copies.finish(conn, copy_id, me, size):
+        raise lost(conn, job.image_id or "")
+    drop_staged(conn, image.id, keep=copy_id)
+    images.save(conn, image, msgspec.structs.replace(image, size=size, **changes(image)))
+    if queue is not None:
+        jobs.route(conn, job, queue)  # only this node can go on
+    return {"staged": copy_id}
+
+
+async def watched(blocks: AsyncIterable[bytes], work: Work, size: int | None) -> AsyncIterator[bytes]:
+    """The data, saying how far it is."""
+    done = 0
+    async for block in blocks:
+        done += len(block)
+        work.moved(done, size)
+        yield block
