@@ -118,7 +118,7 @@ class Walk:
         sure = [branch for branch in branches if len(branch.sources) == 1] if most == COUNTED else []
         branches = [branch for branch in branches if branch not in sure]
         if not branches:
-            return sure, most
+            return sure, most * len(sure)
         counts = keys.count(self._conn, {source for branch in branches for source in branch.sources}, most)
         planned = [Branch(branch.scope, tuple(sorted(branch.sources, key=counts.__getitem__))) for branch in branches]
         planned = [branch for branch in planned if counts[branch.sources[0]]]

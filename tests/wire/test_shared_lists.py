@@ -153,6 +153,14 @@ def test_own_and_shared_images_come_in_one_order_on_all_pages(ikon: Ikon, sort: 
             assert [ordered(image) for image in found] == sorted(map(ordered, found), reverse=sort.endswith("desc"))
 
 
+@pytest.mark.parametrize("sort", ["created_at:desc", "name:asc", "size:desc,name:asc", "id:asc"])
+def test_filters_that_leave_nothing_to_look_through_find_nothing_in_any_order(ikon: Ikon, guest: Persona, sort: str) -> None:
+    own = str(ikon.create(who=guest)["id"])
+
+    assert ikon.ids(f"?visibility=private&owner=another&member_status=rejected&sort={sort}", who=guest) == []
+    assert ikon.ids(f"?visibility=private&owner=another&member_status=rejected&sort={sort}&marker={own}", who=guest) == []
+
+
 @pytest.mark.parametrize("value", ["", "Accepted", "none", "accepted,pending", "%00", "x" * 300])
 def test_a_status_that_is_none_is_refused(ikon: Ikon, value: str) -> None:
     answer = ikon.browse(f"?member_status={value}")

@@ -60,6 +60,7 @@ EXTENT = 'RW 8192 SPARSE "disk.vmdk"'
         (changed("#DDB", "surprise"), "a line that is not understood: 'surprise'"),
         (changed("#DDB", "otherKey=1"), "a line that is not understood: 'otherKey=1'"),
         (changed("#DDB", "#DDB\0version=2"), "something follows the descriptor's end"),
+        (vmdk(f"{DESCRIPTOR}\0{DESCRIPTOR[-8:]}"), "something follows the descriptor's end"),
         (changed("#DDB", '# a\rcreate="x"'), "control characters"),
         (vmdk("\n" * 5000), "more than 4096 lines"),
         (put(vmdk(), 12, "<Q", 0), "the descriptor would count alone"),
@@ -122,3 +123,12 @@ def test_a_descriptor_full_of_faults_costs_little_and_is_answered_shortly() -> N
     assert "fault0" in said
     assert len(said) < 1000
     assert time.thread_time() - began < 0.5  # measured 0.01
+
+@pytest.mark.parametrize("digits", range(1, 9))
+def test_a_cid_of_fewer_digits_may_leave_the_end_of_the_longer_text_behind(digits: int) -> None:
+    """As qemu-img does, which writes the new text over the old one, with one NUL behind it."""
+    shorter = DESCRIPTOR.replace("1234abcd", "1234abcd"[:digits])
+
+    written = shorter + "\0" + DESCRIPTOR[len(shorter) + 1 :]
+
+    assert inspect(vmdk(written), "vmdk").virtual_size == SIZE
