@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import uvicorn
 
@@ -24,7 +24,8 @@ from ikon.db.lease import Lease, lock_file
 from ikon.kit import Kit
 from ikon.model.job import Limits
 from ikon.passwords import Passwords
-from ikon.periodic import base, heartbeat, reaper
+from ikon.periodic import heartbeat, reaper, updater
+from ikon.periodic.base import Process, every
 from ikon.problems import Problem, StartError
 from ikon.queue import Queue
 from ikon.stores.registry import open_stores
@@ -42,8 +43,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  #: malloc.h
 
 
 @contextlib.asynccontextmanager
-async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
-    """All parts, ready to work, and let go of in order. Raises StartError."""
+async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> AsyncIterator[Kit]:
+    """All parts, ready to work, and let go of in order. processes: what runs by itself, to be run by hand too. Raises StartError."""
     stores = open_stores(settings)
     db = Database(settings.database)
     lease = Lease(db, settings.node, settings.run)
@@ -53,7 +54,8 @@ async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
     intake = Intake(db, stores, lease, settings.buffer_mib * MIB, limited=bool(settings.quota.bytes))
     outflow, passwords = Outflow(db, stores, settings.node), Passwords()
     try:
-        yield Kit(settings, db, lease, stores, Queue(), intake, outflow, passwords)
+        periodic = {process.name: process.run_once for process in processes}
+        yield Kit(settings, db, lease, stores, Queue(), intake, outflow, passwords, periodic)
     finally:
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)
@@ -172,14 +174,18 @@ class Server(uvicorn.Server):
 
 
 async def _serve(settings: Settings, listening: list[socket.socket], began: float) -> None:
-    async with open_kit(settings) as kit, asyncio.TaskGroup() as group:
+    processes = (
+        Process("reaper", reaper.run_once, reaper.EVERY_S, per_node=True, at_once=True),
+        Process("updater", updater.run_once, updater.EVERY_S, per_node=False, at_once=False),
+    )
+    async with open_kit(settings, processes) as kit, asyncio.TaskGroup() as group:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(reaper.take_over_lost(kit), TAKE_OVER_S)
         worker = Worker(kit, KINDS, settings.jobs.slots, Limits(settings.jobs.per_project, settings.jobs.per_store))
         working = group.create_task(worker.run())
         tasks = [
-            group.create_task(base.every(heartbeat.EVERY_S, kit, heartbeat.run_once)),
-            group.create_task(base.every(reaper.EVERY_S, kit, reaper.run_once, role=f"reaper@{settings.node}")),
+            group.create_task(every(heartbeat.EVERY_S, "heartbeat", lambda: heartbeat.run_once(kit))),
+            *(group.create_task(process.repeat(kit)) for process in processes),
         ]
         server = Server(_uvicorn(settings, Door(kit)))
         gc.freeze()  # a full collection looked at 60,000 lasting objects each time, some 30 ms in which nobody is served

@@ -80,6 +80,8 @@ RULES: dict[str, Rule] = {
     "reactivate": _in_project("member"),
     "stores_info_detail": _admin_or_service,
     "manage_users": _admin,
+    "manage_trash": _admin,
+    "manage_periodic": _admin,
 }
 
 

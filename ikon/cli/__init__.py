@@ -11,7 +11,9 @@ GROUPS = {
     "serve": "ikon.cli.serve:serve",
     "db": "ikon.cli.db:db",
     "image": "ikon.cli.image:image",
+    "trash": "ikon.cli.trash:trash",
     "user": "ikon.cli.user:user",
+    "periodic": "ikon.cli.periodic:periodic",
     "doctor": "ikon.cli.doctor:doctor",
     "completion": "ikon.cli.completion:completion",
 }

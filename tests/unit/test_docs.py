@@ -43,7 +43,17 @@ def test_the_reference_is_what_the_code_says(script: ModuleType) -> None:
 
 def test_every_setting_is_in_the_reference_with_its_meaning() -> None:
     page = reference("settings.md")
-    for struct in (config.Settings, config.Quota, config.Limits, config.Formats, config.Http, config.Cors):
+    for struct in (
+        config.Settings,
+        config.Quota,
+        config.Limits,
+        config.Formats,
+        config.Staging,
+        config.Jobs,
+        config.Trash,
+        config.Http,
+        config.Cors,
+    ):
         for field in msgspec.structs.fields(struct):
             assert f"`{field.name}`" in page or f"## [{field.name}]" in page, field.name
     assert "|  |\n" not in page, "a setting has no description"
