@@ -113,6 +113,12 @@ list users               GET   /ikon/v1/users              200  403  403  403  4
 add a user               POST  /ikon/v1/users              204  403  403  403  403  403
 change a password        PUT   /ikon/v1/users/x/password   404  403  403  403  403  403
 remove a user            DELETE /ikon/v1/users/x           404  403  403  403  403  403
+list the trash           GET   /ikon/v1/trash              200  403  403  403  403  403
+empty the trash          DELETE /ikon/v1/trash             200  403  403  403  403  403
+purge an image           DELETE /ikon/v1/trash/x           404  403  403  403  403  403
+restore an image         POST  /ikon/v1/trash/x/restore    404  403  403  403  403  403
+list periodic processes  GET   /ikon/v1/periodic           200  403  403  403  403  403
+run what is not there    POST  /ikon/v1/periodic/x/run     404  403  403  403  403  403
 tasks                    GET   /v2/tasks               200  403  403  403  403  403
 one task                 GET   /v2/tasks/x             404  403  403  403  403  403
 stores                   GET   /v2/info/stores         200  200  200  200  200  200
