@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import uvicorn
 
@@ -25,7 +25,8 @@ from ikon.db.lease import Lease, lock_file
 from ikon.kit import Kit
 from ikon.model.job import Limits
 from ikon.passwords import Passwords
-from ikon.periodic import base, heartbeat, reaper
+from ikon.periodic import heartbeat, reaper, updater
+from ikon.periodic.base import Process, every
 from ikon.problems import Problem, StartError
 from ikon.queue import Queue
 from ikon.stores.registry import open_stores
@@ -45,8 +46,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  #: malloc.h
 
 
 @contextlib.asynccontextmanager
-async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
-    """All parts, ready to work, and let go of in order. Raises StartError."""
+async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> AsyncIterator[Kit]:
+    """All parts, ready to work, and let go of in order. processes: what runs by itself, to be run by hand too. Raises StartError."""
     stores, fetcher = open_stores(settings), Fetcher(settings)
     db = Database(settings.database)
     lease = Lease(db, settings.node, settings.run)
@@ -57,7 +58,8 @@ async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
     outflow, passwords = Outflow(db, stores, settings.node), Passwords()
     queue = Queue(Broker(settings.broker) if settings.broker else None)
     try:
-        yield Kit(settings, db, lease, stores, queue, intake, outflow, fetcher, Kinds(KINDS), passwords)
+        periodic = {process.name: process.run_once for process in processes}
+        yield Kit(settings, db, lease, stores, queue, intake, outflow, fetcher, Kinds(KINDS), passwords, periodic)
     finally:
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)
@@ -197,15 +199,19 @@ class Server(uvicorn.Server):
 @contextlib.asynccontextmanager
 async def _house(settings: Settings, *, serving: bool) -> AsyncIterator[Kit]:
     """The kit with all that runs by itself; jobs are handed back at the end."""
-    async with open_kit(settings) as kit, asyncio.TaskGroup() as group:
+    processes = (
+        Process("reaper", reaper.run_once, reaper.EVERY_S, per_node=True, at_once=True),
+        Process("updater", updater.run_once, updater.EVERY_S, per_node=False, at_once=False),
+    )
+    async with open_kit(settings, processes) as kit, asyncio.TaskGroup() as group:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(reaper.take_over_lost(kit), TAKE_OVER_S)
         limits = Limits(settings.jobs.per_project, settings.jobs.per_store)
         worker = Worker(kit, KINDS, settings.jobs.slots, limits, gives_way=serving)
         working = group.create_task(worker.run())
         tasks = [
-            group.create_task(base.every(heartbeat.EVERY_S, kit, heartbeat.run_once)),
-            group.create_task(base.every(reaper.EVERY_S, kit, reaper.run_once, role=f"reaper@{settings.node}")),
+            group.create_task(every(heartbeat.EVERY_S, "heartbeat", lambda: heartbeat.run_once(kit))),
+            *(group.create_task(process.repeat(kit)) for process in processes),
         ]
         yield kit
         worker.stop()

@@ -31,6 +31,8 @@ Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
+#: Ten years.
+LONGEST_S = 315_360_000
 
 
 class Quota(Struct, frozen=True, forbid_unknown_fields=True):
@@ -78,6 +80,9 @@ class Staging(Struct, frozen=True, forbid_unknown_fields=True):
     shared: Annotated[
         bool, Meta(description="Whether every node sees this directory; otherwise the node that took data in imports it.")
     ] = False
+    keep_s: Annotated[
+        int, Meta(ge=60, le=LONGEST_S, description="Seconds for which staged data that nobody imports is kept, that of failed imports too.")
+    ] = 604_800
 
 
 class Imports(Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,6 +109,15 @@ class Jobs(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0
     per_store: Annotated[
         Count, Meta(description="Jobs into one store that are worked on at once, everywhere together; 0 sets no limit.")
+    ] = 0
+    keep_s: Annotated[int, Meta(ge=0, le=LONGEST_S, description="Seconds for which a job that has ended is still shown.")] = 172_800
+
+
+class Trash(Struct, frozen=True, forbid_unknown_fields=True):
+    """What becomes of deleted images."""
+
+    keep_s: Annotated[
+        int, Meta(ge=0, le=LONGEST_S, description="Seconds for which the operator can take a deleted image back; 0: its bytes go at once.")
     ] = 0
 
 
@@ -226,6 +240,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     imports: Annotated[Imports, Meta(description="How data comes into images beside uploads.")] = field(default_factory=Imports)
     jobs: Annotated[Jobs, Meta(description="Work that outlives a request.")] = Jobs()
     conversion: Annotated[Conversion, Meta(description="What imported images are converted to, and what that may use.")] = Conversion()
+    trash: Annotated[Trash, Meta(description="What becomes of deleted images.")] = Trash()
     http: Annotated[Http, Meta(description="How long and how much the server waits for a client.")] = Http()
     cors: Annotated[Cors, Meta(description="Web pages that may use the API from a browser.")] = Cors()
     egress: Annotated[Egress, Meta(description="What Ikon may fetch from elsewhere.")] = Egress()

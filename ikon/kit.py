@@ -1,6 +1,6 @@
 """What a verb receives: the parts of the house, built in app.py, and by tests."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -10,6 +10,7 @@ from ikon.config import Settings
 from ikon.db.engine import Database
 from ikon.db.lease import Lease
 from ikon.model.job import Job
+from ikon.model.periodic import Report
 from ikon.passwords import Passwords
 from ikon.problems import Problem
 from ikon.queue import Queue
@@ -43,3 +44,5 @@ class Kit:
     fetcher: Fetcher
     kinds: Kinds
     passwords: Passwords = field(default_factory=Passwords)
+    #: What runs by itself, by name, to be run once more by hand.
+    periodic: Mapping[str, Callable[["Kit"], Awaitable[Report]]] = field(default_factory=dict)

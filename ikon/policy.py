@@ -82,6 +82,8 @@ RULES: dict[str, Rule] = {
     "stores_info_detail": _admin_or_service,
     "manage_users": _admin,
     "manage_jobs": _admin,
+    "manage_trash": _admin,
+    "manage_periodic": _admin,
 }
 
 

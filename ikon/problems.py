@@ -115,6 +115,12 @@ class StagedDataGone(Conflict):
     title, hint = "Staged data is gone", "Delete the image, and stage it again"
 
 
+class StagedTooLong(Conflict):
+    """The staged data was not imported for too long, and is gone."""
+
+    title, hint = "Staged data was not imported", "Stage it again"
+
+
 class Cancelled(Conflict):
     """It was cancelled."""
 

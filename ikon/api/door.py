@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ikon import log, metrics
-from ikon.api import data, discovery, errors, images, imports, info, jobs, members, tags, users
+from ikon.api import data, discovery, errors, images, imports, info, jobs, members, periodic, tags, trash, users
 from ikon.api.auth import Identity
 from ikon.api.cors import Cors
 from ikon.api.request import Request
@@ -55,6 +55,11 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/ikon/v1/jobs/{id}": {"GET": jobs.show},
     "/ikon/v1/jobs/{id}/retry": {"POST": jobs.retry},
     "/ikon/v1/jobs/{id}/cancel": {"POST": jobs.cancel},
+    "/ikon/v1/trash": {"GET": trash.browse, "DELETE": trash.purge_all},
+    "/ikon/v1/trash/{id}": {"DELETE": trash.purge},
+    "/ikon/v1/trash/{id}/restore": {"POST": trash.restore},
+    "/ikon/v1/periodic": {"GET": periodic.browse},
+    "/ikon/v1/periodic/{name}/run": {"POST": periodic.run},
     "/ikon/v1/users": {"GET": users.browse, "POST": users.add},
     "/ikon/v1/users/{name}": {"DELETE": users.remove},
     "/ikon/v1/users/{name}/password": {"PUT": users.set_password},

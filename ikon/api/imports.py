@@ -35,7 +35,8 @@ async def of_image(request: Request) -> Response:
     """GET /v2/images/{id}/tasks: what was done, and is being done, to bring data into the image."""
     request.refuse_body()
     found = await imports.tasks(request.kit, request.ctx, request.segments["id"])
-    return json({"tasks": [_raw(job) for job in found]})
+    keep_s = request.kit.settings.jobs.keep_s
+    return json({"tasks": [_raw(job, keep_s) for job in found]})
 
 
 async def browse(request: Request) -> Response:
@@ -45,7 +46,8 @@ async def browse(request: Request) -> Response:
     asked = parse_tasks(params, limits.page, limits.page_max)
     found = await imports.all_tasks(request.kit, request.ctx, asked)
     kept = [(name, value) for name, value in params if name != "marker"]
-    page = {"tasks": [_stub(job) for job in found], "first": _link(kept), "schema": "/v2/schemas/tasks"}
+    keep_s = request.kit.settings.jobs.keep_s
+    page = {"tasks": [_stub(job, keep_s) for job in found], "first": _link(kept), "schema": "/v2/schemas/tasks"}
     if found and len(found) == asked.limit:
         page["next"] = _link([*kept, ("marker", found[-1].id)])
     return json(page)
@@ -56,7 +58,7 @@ async def show(request: Request) -> Response:
     job = await imports.task(request.kit, request.ctx, request.segments["id"])
     return json(
         {
-            **_stub(job),
+            **_stub(job, request.kit.settings.jobs.keep_s),
             "input": _input(job),
             "message": job.reason or "",
             "result": _result(job),
@@ -71,7 +73,8 @@ def _link(params: list[tuple[str, str]]) -> str:
     return f"/v2/tasks?{urlencode(params)}" if params else "/v2/tasks"
 
 
-def _stub(job: Job) -> dict[str, Any]:
+def _stub(job: Job, keep_s: int) -> dict[str, Any]:
+    expires = {"expires_at": timestamp(1000 * (job.finished + 1000 * keep_s))} if job.finished else {}
     return {
         "id": job.id,
         "type": "api_image_import",
@@ -79,19 +82,20 @@ def _stub(job: Job) -> dict[str, Any]:
         "owner": job.project,
         "created_at": timestamp(1000 * job.created),
         "updated_at": timestamp(1000 * _updated(job)),
+        **expires,
         "self": f"/v2/tasks/{job.id}",
         "schema": "/v2/schemas/task",
     }
 
 
-def _raw(job: Job) -> dict[str, Any]:
+def _raw(job: Job, keep_s: int) -> dict[str, Any]:
     """A task as an image's own list shows it: times with microseconds and without a zone."""
     return {
         "id": job.id,
         "type": "api_image_import",
         "status": STATES[job.state],
         "owner": job.project,
-        "expires_at": None,
+        "expires_at": _moment(ended + 1000 * keep_s) if (ended := job.finished) else None,
         "created_at": _moment(job.created),
         "updated_at": _moment(_updated(job)),
         "deleted_at": None,

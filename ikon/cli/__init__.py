@@ -12,9 +12,11 @@ GROUPS = {
     "worker": "ikon.cli.worker:worker",
     "db": "ikon.cli.db:db",
     "image": "ikon.cli.image:image",
+    "trash": "ikon.cli.trash:trash",
     "user": "ikon.cli.user:user",
     "jobs": "ikon.cli.jobs:jobs",
     "why": "ikon.cli.why:why",
+    "periodic": "ikon.cli.periodic:periodic",
     "doctor": "ikon.cli.doctor:doctor",
     "completion": "ikon.cli.completion:completion",
 }

@@ -14,9 +14,10 @@ from sqlalchemy.exc import SQLAlchemyError
 from ikon import broker
 from ikon.cli.options import settings, settings_options
 from ikon.config import Settings, is_loopback
-from ikon.db import schema, users
+from ikon.db import copies, runs, schema, trash, users
 from ikon.db.engine import make_engine, now_ms
 from ikon.db.tables import SCHEMA
+from ikon.model.periodic import told
 from ikon.problems import Problem, StartError
 from ikon.stores.registry import open_stores
 
@@ -76,6 +77,7 @@ def _database(chosen: Settings) -> list[Finding]:
                 )
             ]
             findings += _durable(conn, chosen)
+            findings += _at_work(conn) if found == SCHEMA else []
     except StartError as error:
         said, _, remedy = str(error).removeprefix("database: ").rpartition(". ")
         return [Finding("database", said, remedy)]
@@ -90,6 +92,20 @@ def _database(chosen: Settings) -> list[Finding]:
 
 def _skew(conn: Connection) -> float:
     return now_ms(conn) / 1000 - time.time()
+
+
+def _at_work(conn: Connection) -> list[Finding]:
+    """What the processes that run by themselves did last, and what waits for them."""
+    findings = []
+    for report in runs.last(conn):
+        ago_s = (now_ms(conn) - report.at) // 1000
+        remedy = "See the server's log for `periodic run`" if report.failed else ""
+        findings.append(Finding(f"periodic {report.name}", f"{told(report)}, {ago_s} s ago", remedy))
+    count, size = trash.size(conn)
+    findings += [Finding("trash", f"{count} images, {size >> 20} MiB")] if count else []
+    for store, waiting in copies.waiting(conn).items():
+        findings.append(Finding(f"store {store}", f"the bytes of {waiting} deleted copies are still there; they go when the store allows"))
+    return findings
 
 
 def _durable(conn: Connection, chosen: Settings) -> list[Finding]:

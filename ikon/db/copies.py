@@ -1,7 +1,8 @@
 """Copies: one row for every place that has, gets or loses an image's bytes; and the digests of the image's blocks.
 
 A row is committed before the first byte is written and goes only when the bytes are known to be gone.
-States: writing -> ready -> suspect -> bad, and from each of them -> deleting. Every step is a compare-and-set.
+States: writing -> ready -> suspect -> bad, and from each of them -> deleting. Every step is a compare-and-set. Bytes that were found
+without a row get one too: stray, then deleting.
 """
 
 from collections.abc import Sequence
@@ -11,12 +12,14 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Connection, bindparam
 
-from ikon.db import instances, tables
-from ikon.db.engine import now_ms_sql
+from ikon.db import instances, missing, tables
+from ikon.db.engine import now_ms, now_ms_sql
 
 t = tables.copies
 d = tables.block_digests
 READABLE = ("ready", "suspect")
+#: States in which a process may be at work on a copy.
+AT_WORK = ("writing", "deleting")
 #: No deletion is put off for longer than this, in ms.
 LONGEST_MS = 600_000
 
@@ -49,6 +52,10 @@ FINISH = (
     .where(t.c.id == bindparam("copy_id"), t.c.state == "writing", t.c.instance == bindparam("me"))
     .values(state="ready", instance=None, size=bindparam("bytes"), reserved=bindparam("bytes"), verified_at=now_ms_sql())
 )
+
+
+#: Whose digests count for an image, be it in the trash.
+DIGESTS_NEEDED = sa.union_all(*(sa.select(of.c.digests).where(of.c.id == bindparam("id")) for of in (tables.images, tables.trash)))
 
 
 def intend(conn: Connection, copy: Copy) -> None:
@@ -136,19 +143,19 @@ def forget(conn: Connection, copy: Copy) -> Copy | None:
     row = conn.execute(GET.with_for_update(), {"id": copy.id}).first()
     if row is None or conn.execute(sa.delete(t).where(t.c.id == copy.id, t.c.state == "deleting")).rowcount == 0:
         return None
-    image = conn.execute(sa.select(tables.images.c.digests).where(tables.images.c.id == copy.image_id)).first()
-    if image is None:
+    needed = conn.execute(DIGESTS_NEEDED, {"id": copy.image_id}).first()
+    if needed is None:
         conn.execute(sa.delete(d).where(d.c.image_id == copy.image_id))
-    elif image[0] != copy.id:
+    elif needed[0] != copy.id:
         conn.execute(sa.delete(d).where(d.c.image_id == copy.image_id, d.c.copy_id == copy.id))
     return Copy(*row)
 
 
-def to_delete(conn: Connection, me: str, node: str, limit: int) -> list[Copy]:
-    """Copies in deleting that are due and nobody's: without an instance, or of a dead one. Only those whose bytes this node can reach."""
+def to_delete(conn: Connection, me: str, node: str, store: str, limit: int) -> list[Copy]:
+    """A store's copies in deleting that are due and nobody's: without an instance, or of a dead one. Only those in reach of this node."""
     now = now_ms_sql()
     is_due = sa.or_(t.c.not_before <= now, t.c.not_before > now + LONGEST_MS)  # the latter since a clock was put back
-    due = sa.select(*COLUMNS).where(t.c.state == "deleting", is_due, sa.or_(t.c.node.is_(None), t.c.node == node))
+    due = sa.select(*COLUMNS).where(t.c.state == "deleting", t.c.store == store, is_due, sa.or_(t.c.node.is_(None), t.c.node == node))
     nobodys = sa.or_(t.c.instance.is_(None), ~instances.alive(t.c.instance))
     return [Copy(*row) for row in conn.execute(due.where(nobodys).order_by(t.c.not_before).limit(limit))]
 
@@ -162,7 +169,42 @@ def ownerless(conn: Connection, limit: int, *, proven: bool) -> list[Copy]:
 
 def mine(conn: Connection, me: str) -> list[Copy]:
     """All copies that this instance is recorded to be at work on."""
-    return [Copy(*row) for row in conn.execute(sa.select(*COLUMNS).where(t.c.instance == me))]
+    return [Copy(*row) for row in conn.execute(sa.select(*COLUMNS).where(t.c.state.in_(AT_WORK), t.c.instance == me))]
+
+
+def waiting(conn: Connection) -> dict[str, int]:
+    """How many copies wait for the deletion of their bytes, by store."""
+    query = sa.select(t.c.store, sa.func.count()).where(t.c.state == "deleting").group_by(t.c.store)
+    return {row[0]: row[1] for row in conn.execute(query)}
+
+
+def left_over(conn: Connection, store: str, before: int, limit: int) -> list[Copy]:
+    """Data staged in a store that no import will use: its image is gone or has other data, or it was staged before that time in ms."""
+    image = tables.images.c
+    old = sa.and_(image.status == "uploading", t.c.verified_at <= before)
+    useless = sa.or_(image.id.is_(None), image.status.not_in(("uploading", "importing")), old)
+    staged = sa.select(*COLUMNS).join_from(t, tables.images, image.id == t.c.image_id, isouter=True)
+    staged = staged.where(t.c.store == store, t.c.state == "ready", useless).limit(limit)
+    return [Copy(*row) for row in conn.execute(staged)]
+
+
+def without_row(conn: Connection, store: str, urls: Sequence[str]) -> set[str]:
+    """Which of these URLs no copy in that store has."""
+    known = conn.execute(sa.select(t.c.url).where(t.c.store == store, t.c.url.in_(urls))).scalars()
+    return set(urls) - set(known)
+
+
+def adopt(conn: Connection, copy: Copy, in_ms: int) -> bool:
+    """Give bytes that no row names a row of their own: stray, to be deleted after that time. False when the row is there by now."""
+    values = msgspec.structs.asdict(copy) | {"state": "stray", "not_before": now_ms(conn) + in_ms}
+    return missing.insert(conn, t, **values)
+
+
+def condemn_strays(conn: Connection, limit: int) -> int:
+    """Take strays whose time has come to deleting; returns how many."""
+    due = sa.and_(t.c.state == "stray", t.c.not_before <= now_ms(conn))
+    found = list(conn.execute(sa.select(t.c.id).where(due).limit(limit)).scalars())
+    return conn.execute(sa.update(t).where(t.c.id.in_(found), due).values(state="deleting")).rowcount if found else 0
 
 
 def in_store(conn: Connection, store: str, after: str, limit: int) -> list[Copy]:

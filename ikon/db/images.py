@@ -69,6 +69,11 @@ def insert(conn: Connection, image: Image) -> None:
         conn.execute(INSERT_ID, {"id": image.id})
     except IntegrityError:
         raise ImageExists(image.id) from None
+    put_back(conn, image)
+
+
+def put_back(conn: Connection, image: Image) -> None:
+    """Keep an image again that was deleted. Raises TakenK when its k is another's by now."""
     try:
         conn.execute(INSERT, _values(image))
     except IntegrityError:

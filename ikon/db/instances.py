@@ -6,7 +6,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from ikon.db import missing, tables
-from ikon.db.engine import now_ms_sql
+from ikon.db.engine import now_ms, now_ms_sql
 from ikon.problems import Interrupted, LeaseLost, Problem
 
 t = tables.instances
@@ -78,3 +78,14 @@ def take_lease(conn: Connection, name: str, me: str) -> bool:
     if conn.execute(sa.update(held).where(held.c.name == name, free).values(instance=me)).rowcount:
         return True
     return missing.insert(conn, held, name=name, instance=me)
+
+
+def forget(conn: Connection, over_ms: int, limit: int) -> int:
+    """Drop instances whose leases ended longer ago than that and that own nothing, and roles of instances that are gone. How many."""
+    c, j, held = tables.copies.c, tables.jobs.c, tables.leases
+    over = t.c.lease_until < now_ms(conn) - over_ms
+    writes = sa.exists().where(c.state.in_(("writing", "deleting")), c.instance == t.c.id)
+    works = sa.exists().where(j.instance == t.c.id, j.state == "running")
+    found = list(conn.execute(sa.select(t.c.id).where(over, ~writes, ~works).limit(limit)).scalars())
+    count = conn.execute(sa.delete(t).where(t.c.id.in_(found), over)).rowcount if found else 0
+    return count + conn.execute(sa.delete(held).where(~known(held.c.instance))).rowcount

@@ -15,13 +15,13 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from ikon.db import events, instances, missing, tables
-from ikon.db.engine import now_ms_sql
+from ikon.db.engine import now_ms, now_ms_sql
 from ikon.model.job import ENDED, Job, Limits, New
 from ikon.problems import BadValue, Cancelled, Problem
 
 t = tables.jobs
 limits_t = tables.job_limits
-COLUMNS = [c for c in t.c if c.name != "expires"]
+COLUMNS = list(t.c)
 #: Heads read at a claim, and how many of them are tried.
 HEADS, TRIED = 16, 3
 #: Bytes of a checkpoint.
@@ -268,6 +268,13 @@ def retry(conn: Connection, job_id: str) -> bool:
     return (
         conn.execute(failed.values(state="queued", failures=0, since=t.c.attempt, cancel=False, finished=None, deadline=None)).rowcount == 1
     )
+
+
+def expire(conn: Connection, keep_ms: int, limit: int) -> int:
+    """Forget jobs that ended longer ago than that; returns how many."""
+    over = sa.and_(t.c.finished <= now_ms(conn) - keep_ms, t.c.state.in_(ENDED))  # a plain number, for which every database has its index
+    found = list(conn.execute(sa.select(t.c.id).where(over).order_by(t.c.finished).limit(limit)).scalars())
+    return conn.execute(sa.delete(t).where(t.c.id.in_(found), over)).rowcount if found else 0
 
 
 def _mine(job: Job) -> tuple[sa.ColumnElement[bool], ...]:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 #: The revision of the newest file in migrations/versions.
-SCHEMA = "0004"
+SCHEMA = "0005"
 
 metadata = sa.MetaData()
 
@@ -93,6 +93,18 @@ secrets = sa.Table(
     sa.Column("value", sa.LargeBinary, nullable=False),
 )
 
+#: Deleted images whose bytes are kept for a while. They have no row in `images`, so that nothing which looks there can find one.
+trash = sa.Table(
+    "trash",
+    metadata,
+    sa.Column("id", text(36), primary_key=True),
+    sa.Column("deleted", sa.BigInteger, nullable=False),
+    sa.Column("due", sa.BigInteger, nullable=False),  # when it is purged
+    sa.Column("digests", text(36)),  # as in `images`
+    sa.Column("record", long_text(), nullable=False),  # JSON: the whole image as it was
+    sa.Index("trash_due", "due", "id"),
+)
+
 ids = sa.Table("ids", metadata, sa.Column("id", text(36), primary_key=True))
 
 copies = sa.Table(
@@ -115,6 +127,7 @@ copies = sa.Table(
     sa.Index("copies_image", "image_id"),
     sa.Index("copies_state", "state", "not_before"),
     sa.Index("copies_project", "project"),
+    sa.Index("copies_store", "store", "id"),
 )
 
 block_digests = sa.Table(
@@ -205,11 +218,11 @@ jobs = sa.Table(
     sa.Column("created", sa.BigInteger, nullable=False),
     sa.Column("started", sa.BigInteger),
     sa.Column("finished", sa.BigInteger),
-    sa.Column("expires", sa.BigInteger),
     sa.Index("jobs_head", "state", "queue", "priority", "turn", "id", "project", "store"),
     sa.Index("jobs_project", "project", "state", "queue", "priority", "turn"),
     sa.Index("jobs_instance", "instance", "state"),
     sa.Index("jobs_image", "image_id", "created"),
+    sa.Index("jobs_finished", "finished"),
 )
 
 #: Rows that two claimers touch in turn where a limit is set: not counters.
@@ -218,4 +231,14 @@ job_limits = sa.Table(
     metadata,
     sa.Column("name", text(300), primary_key=True),
     sa.Column("n", sa.BigInteger, nullable=False),
+)
+
+periodic_runs = sa.Table(
+    "periodic_runs",
+    metadata,
+    sa.Column("name", text(300), primary_key=True),  # a process that runs by itself; with its node where each has one
+    sa.Column("at", sa.BigInteger, nullable=False),  # when its last run ended
+    sa.Column("took_ms", sa.BigInteger, nullable=False),
+    sa.Column("parts", long_text(), nullable=False),  # JSON: what was looked at and mended, by kind
+    sa.Column("failed", text(1000)),  # why it did not do all of it
 )

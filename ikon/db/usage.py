@@ -23,6 +23,22 @@ def charge(conn: Connection, project: str, by: int) -> int:
     return int(total)
 
 
+def projects(conn: Connection, after: str, limit: int) -> list[str]:
+    """Projects that have a row, by name, behind `after`."""
+    return list(conn.execute(sa.select(t.c.project).where(t.c.project > after).order_by(t.c.project).limit(limit)).scalars())
+
+
+def mend(conn: Connection, project: str) -> int:
+    """Make a project's row what its copies add up to. Returns the bytes by which it was wrong, 0 where it was right or not known."""
+    row = conn.execute(sa.select(t.c.bytes).where(t.c.project == project).with_for_update()).first()
+    if row is None:
+        return 0
+    total = count(conn, project)  # whoever changes a copy charges it before the commit, and so waits for this row or is counted
+    if row[0] != total:
+        conn.execute(sa.update(t).where(t.c.project == project).values(bytes=total))
+    return 0 if row[0] == UNKNOWN else total - int(row[0])
+
+
 def count(conn: Connection, project: str) -> int:
     """What the project's copies add up to."""
     return int(conn.execute(sa.select(sa.func.coalesce(sa.func.sum(c.c.reserved), 0)).where(c.c.project == project)).scalar_one())

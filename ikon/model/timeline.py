@@ -134,6 +134,8 @@ CAUSES = [
     Cause("StoreDown", "A store hangs: {said}", STORES, OTHER_STORE, said="too long"),
     Cause("StoreDown", "A store is gone or fails: {said}", STORES, OTHER_STORE),
     Cause("DataUnavailable", "A copy in store {store} is damaged or gone: {said}", COPY, TOLD, where=r"^image\.copy\.suspect"),
+    Cause("StagedTooLong", "Nobody imported the staged data in time", "Stage it again, and import it; [staging] keep_s is that time",
+          "Stage it again, and import it sooner"),
     Cause("StagedDataGone", "The staged data was lost, or is damaged: the staging area has it no more", STAGING, "Bring the data again"),
     Cause("DataUnavailable", "The staged data was lost, or is damaged: {said}", STAGING, "Bring the data again",
           where="glance-direct|web-download|glance-download"),
@@ -220,6 +222,8 @@ WHAT = {
     "image.store.failed": "store {store} was left behind",
     "image.copy.suspect": "the copy in store {store} is suspect",
     "image.delete": "deleted",
+    "image.restore": "taken back from the trash",
+    "image.purge": "deleted for good",
     "image.member.create": "shared",
     "image.member.update": "a member answered",
     "image.member.delete": "shared with one less",
@@ -272,7 +276,7 @@ def now(
     tried again, or since it was enqueued. node: where it must be done.
     """
     if image is None:
-        last = next((fact for fact in reversed(facts) if fact.kind == "image.delete"), Fact(kind="now.deleted"))
+        last = next((fact for fact in reversed(facts) if fact.kind in ("image.delete", "image.purge")), Fact(kind="now.deleted"))
         return msgspec.structs.replace(last, at=None)
     decided = next((fact for fact in reversed(facts) if DECIDES.fullmatch(fact.kind)), None)
     if job is not None:

@@ -4,7 +4,7 @@ from sqlalchemy import Connection
 
 from ikon.db import copies
 from ikon.kit import Kit
-from ikon.periodic.base import Found
+from ikon.model.periodic import Found
 from ikon.problems import Problem
 from ikon.transfer.intake import lost
 

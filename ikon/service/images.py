@@ -10,16 +10,18 @@ from sqlalchemy import Connection
 from ikon import log, policy
 from ikon.config import Limits
 from ikon.context import Context
-from ikon.db import copies, events, images, jobs, lists
+from ikon.db import copies, events, images, jobs, lists, trash
 from ikon.db.copies import Copy
 from ikon.kit import Kit
-from ikon.model.image import Image, New, check_counts, visible
+from ikon.model.image import Image, Importing, New, check_counts, visible
 from ikon.model.listing import Listing
 from ikon.model.patch import Change, apply
 from ikon.problems import Busy, Forbidden, ImageNotFound, TooSlow, VersionMismatch
 
 #: Microseconds tried when the one an image was created in is taken.
 K_TRIES = 100
+#: States of copies that go to the trash with their image.
+KEPT = ("ready", "suspect", "bad")
 
 
 async def create(kit: Kit, ctx: Context, new: New) -> Image:
@@ -160,9 +162,9 @@ def _update(conn: Connection, ctx: Context, image_id: str, changes: list[Change]
 async def delete(kit: Kit, ctx: Context, image_id: str) -> None:
     """Delete an image in any status. Running uploads of it end; bytes that cannot be deleted at once are deleted later.
 
-    Raises ImageNotFound, Forbidden.
+    Where the trash is on, an image with data goes there, its sound copies kept. Raises ImageNotFound, Forbidden.
     """
-    for copy in await kit.db.write(_delete, ctx, image_id):
+    for copy in await kit.db.write(_delete, ctx, image_id, 1000 * kit.settings.trash.keep_s):
         if copy.state == "writing":
             kit.intake.attempts.stop(copy.id)  # its own task deletes what it wrote; one in another process learns at its next look
         else:
@@ -170,20 +172,26 @@ async def delete(kit: Kit, ctx: Context, image_id: str) -> None:
     log.get().info("image deleted", image=image_id, request=ctx.request_id)
 
 
-def _delete(conn: Connection, ctx: Context, image_id: str) -> list[Copy]:
+def _delete(conn: Connection, ctx: Context, image_id: str, keep_ms: int) -> list[Copy]:
+    """keep_ms: how long the image is kept in the trash, 0: not at all. Returns the copies whose bytes are to go."""
     image = reachable(conn, ctx, image_id, lock=True)
     policy.require(ctx, "delete_image", image)
     if image.protected:
         raise Forbidden(f"Image {image_id} is protected and cannot be deleted.")
     found = copies.of_image(conn, image_id)
-    for copy in found:
+    kept = [c for c in found if c.state in KEPT] if keep_ms and image.status in ("active", "deactivated") else []
+    doomed = [copy for copy in found if copy not in kept]
+    for copy in doomed:
         copies.condemn(conn, copy)
     if image.importing.job is not None:
         jobs.cancel(conn, image.importing.job)
     images.delete(conn, image)
-    was = msgspec.json.encode({"was": image.status, "owner": image.owner}).decode()
-    events.add(conn, ctx, "image.delete", msgspec.structs.replace(image, version=image.version + 1), was)
-    return found
+    was = {"was": image.status, "owner": image.owner} | ({"text": f"kept in the trash for {keep_ms // 1000} s"} if kept else {})
+    image = msgspec.structs.replace(image, version=image.version + 1, importing=Importing())
+    if kept:
+        trash.put(conn, image, keep_ms)
+    events.add(conn, ctx, "image.delete", image, msgspec.json.encode(was).decode())
+    return doomed
 
 
 async def deactivate(kit: Kit, ctx: Context, image_id: str) -> None:

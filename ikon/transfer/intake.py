@@ -43,6 +43,7 @@ from ikon.transfer.attempts import Attempt, Attempts, deleted
 from ikon.transfer.budget import Budget
 from ikon.transfer.digests import ALGORITHM, BlockDigests, Md5, Multihash
 from ikon.transfer.pump import Consumer, Pump
+from ikon.transfer.rests import Rests
 
 #: Statuses of images whose data comes in with a request, which goes back to queued when that fails.
 TAKING_IN = ("saving", "uploading")
@@ -81,6 +82,7 @@ class Intake:
     def __init__(self, db: Database, stores: Stores, lease: Lease, buffer_bytes: int, *, limited: bool) -> None:
         self._db, self._stores, self._lease, self._limited = db, stores, lease, limited
         self.attempts = Attempts()
+        self.rests = Rests()
         self.budget = Budget(buffer_bytes)
         metrics.BUFFERED.set_function(lambda: self.budget.used)
         self.pool = Pool("digests", 4)
@@ -186,30 +188,40 @@ class Intake:
         await self._db.write(copies.add_digests, attempt.image_id, attempt.copy_id, next(gibs), digests)
 
     async def remove(self, copy: Copy) -> bool:
-        """Delete the bytes of a copy in deleting, then its row. What takes over 2 s is left to the reaper. True when all is gone."""
-        store = self._stores.find(copy.store)
-        if store is None or (store.local and copy.node != self._lease.node):
-            return False
-        try:
-            await self._lease.held()
-            await asyncio.wait_for(outcome_of(store.delete(copy.url)), INLINE_S)
-        except (Problem, TimeoutError) as problem:
+        """Delete the bytes of a copy in deleting, then its row. What takes over 2 s is left to the reaper. True when all is gone.
+
+        A store that has just failed to delete something is left alone: one that is down costs a try now and then, not one for each copy.
+        """
+        gone = await self._delete_bytes(copy)
+        if gone:
+            return await self._db.write(_gone, copy, limited=self._limited)
+        if gone is False:
             wait_s = min(BACK_OFF_S[0] << min(copy.tries, 10), BACK_OFF_S[1])
-            log.get().warning(
-                "bytes not deleted yet", store=copy.store, copy=copy.id, again_in_s=wait_s, because=str(problem) or "timed out"
-            )
             await self._db.write(copies.release, copy.id, wait_s * 1000)
-            return False
-        return await self._db.write(_gone, copy, limited=self._limited)
+        return False
 
     async def remove_of_unproven(self, copy: Copy) -> None:
         """Delete the bytes of a copy whose process may only be paused; its row stays for a second look: it might begin its file late."""
+        if await self._delete_bytes(copy) is not None:
+            await self._db.write(copies.release, copy.id, SECOND_LOOK_S * 1000)
+
+    async def _delete_bytes(self, copy: Copy) -> bool | None:
+        """Whether a copy's bytes are gone by now; None: that was not tried, for it is not for this process, or its store rests."""
         store = self._stores.find(copy.store)
-        if store is None or (store.local and copy.node != self._lease.node):
-            return
-        with contextlib.suppress(Problem):
-            await store.delete(copy.url)
-        await self._db.write(copies.release, copy.id, SECOND_LOOK_S * 1000)
+        if store is None or (store.local and copy.node != self._lease.node) or self.rests.resting(copy.store):
+            return None
+        try:
+            await self._lease.held()
+        except Problem:
+            return None
+        try:
+            await asyncio.wait_for(outcome_of(store.delete(copy.url)), INLINE_S)
+        except (Problem, TimeoutError) as problem:
+            rest_s, why = self.rests.failed(copy.store), str(problem) or "timed out"
+            log.get().warning("bytes not deleted yet", store=copy.store, copy=copy.id, store_again_in_s=rest_s, because=why)
+            return False
+        self.rests.worked(copy.store)
+        return True
 
     def close(self) -> None:
         """Let the threads go."""

@@ -221,7 +221,8 @@ class Ikon:
         """What is not as it should be while nobody does anything: unfinished states, files without rows, rows without files."""
         files = self.files()
         copies = self.rows("SELECT id, image_id, store, url, state, size FROM copies")
-        images = {row.id: row for row in self.rows("SELECT id, status, reason, size, digests FROM images")}
+        images = {row.id: row for row in self.rows("SELECT id, status, digests FROM images")}
+        images |= {row.id: row for row in self.rows("SELECT id, 'active' AS status, digests FROM trash")}
         found = [f"copy {c.id} in {c.store} is {c.state}" for c in copies if c.state not in ("ready", "suspect", "bad")]
         named = {c.url.removeprefix("file://"): c for c in copies}
         found += [f"no row for {path}" for path in files if path.removesuffix(".part") not in named]

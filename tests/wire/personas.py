@@ -114,6 +114,16 @@ list users               GET   /ikon/v1/users              200  403  403  403  4
 add a user               POST  /ikon/v1/users              204  403  403  403  403  403
 change a password        PUT   /ikon/v1/users/x/password   404  403  403  403  403  403
 remove a user            DELETE /ikon/v1/users/x           404  403  403  403  403  403
+list jobs                GET   /ikon/v1/jobs               200  403  403  403  403  403
+one job                  GET   /ikon/v1/jobs/x             404  403  403  403  403  403
+retry a job              POST  /ikon/v1/jobs/x/retry       404  403  403  403  403  403
+cancel a job             POST  /ikon/v1/jobs/x/cancel      404  403  403  403  403  403
+list the trash           GET   /ikon/v1/trash              200  403  403  403  403  403
+empty the trash          DELETE /ikon/v1/trash             200  403  403  403  403  403
+purge an image           DELETE /ikon/v1/trash/x           404  403  403  403  403  403
+restore an image         POST  /ikon/v1/trash/x/restore    404  403  403  403  403  403
+list periodic processes  GET   /ikon/v1/periodic           200  403  403  403  403  403
+run what is not there    POST  /ikon/v1/periodic/x/run     404  403  403  403  403  403
 tasks                    GET   /v2/tasks               200  403  403  403  403  403
 one task                 GET   /v2/tasks/x             404  403  403  403  403  403
 list jobs                GET   /ikon/v1/jobs               200  403  403  403  403  403

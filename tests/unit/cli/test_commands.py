@@ -43,7 +43,7 @@ def test_the_first_help_names_every_group() -> None:
     said = ikon("--help")
 
     assert said.returncode == 0
-    for name in ("serve", "worker", "db", "image", "user", "jobs", "why", "doctor", "completion"):
+    for name in ("serve", "worker", "db", "image", "trash", "user", "jobs", "why", "periodic", "doctor", "completion"):
         assert f"\n  {name} " in said.stdout
 
 

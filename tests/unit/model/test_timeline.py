@@ -37,6 +37,7 @@ ROWS = [
     (fact("StoreDown", "Store one takes too long"), "A store hangs"),
     (fact("StoreDown", "Store one failed: No such file or directory"), "gone or fails: Store one failed: No such file"),
     (fact("DataUnavailable", kind="image.copy.suspect", store="one"), "A copy in store one is damaged"),
+    (fact("StagedTooLong", kind=UPLOAD, was="uploading"), "Nobody imported the staged data"),
     (fact("StagedDataGone"), "staged data was lost"),
     (fact("DataUnavailable", method="glance-direct"), "staged data was lost"),
     (fact("DataUnavailable", method="copy-image"), "No intact copy"),
@@ -174,6 +175,7 @@ def test_data_that_comes_in_a_bad_copy_and_a_deletion_are_told() -> None:
     assert stands(image=image(status="saving"), owner="alive").kind == "now.taking"
     assert stands(image=image(status="active"), suspect="two").store == "two"
     assert stands(image=None, facts=[deleted]) == msgspec.structs.replace(deleted, at=None)
+    assert stands(image=None, facts=[deleted, Fact(kind="image.purge", at=10)]).kind == "image.purge"
     assert stands(image=None).kind == "now.deleted"
 
 
