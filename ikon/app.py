@@ -13,19 +13,19 @@ from collections.abc import AsyncIterator, Callable, Iterator
 
 import uvicorn
 
-from ikon import log
+from ikon import events, log
 from ikon.api.deadlines import Limits as HttpLimits
 from ikon.api.door import Door
 from ikon.api.protocol import protocol_class
 from ikon.broker import Broker
 from ikon.config import MIB, Settings
-from ikon.db import schema, usage
+from ikon.db import deliveries, schema, usage
 from ikon.db.engine import Database, make_engine
 from ikon.db.lease import Lease, lock_file
 from ikon.kit import Kit
 from ikon.model.job import Limits
 from ikon.passwords import Passwords
-from ikon.periodic import base, heartbeat, reaper
+from ikon.periodic import base, heartbeat, reaper, teller
 from ikon.problems import Problem, StartError
 from ikon.queue import Queue
 from ikon.stores.registry import open_stores
@@ -48,7 +48,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  #: malloc.h
 async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
     """All parts, ready to work, and let go of in order. Raises StartError."""
     stores, fetcher = open_stores(settings), Fetcher(settings)
-    db = Database(settings.database)
+    senders = events.senders(settings)
+    db = Database(settings.database, sinks=events.sinks(settings))
     lease = Lease(db, settings.node, settings.run)
     await lease.start()
     if settings.quota.bytes:
@@ -57,13 +58,15 @@ async def open_kit(settings: Settings) -> AsyncIterator[Kit]:
     outflow, passwords = Outflow(db, stores, settings.node), Passwords()
     queue = Queue(Broker(settings.broker) if settings.broker else None)
     try:
-        yield Kit(settings, db, lease, stores, queue, intake, outflow, fetcher, Kinds(KINDS), passwords)
+        yield Kit(settings, db, lease, stores, queue, intake, outflow, fetcher, Kinds(KINDS), senders, passwords)
     finally:
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)
         await db.close()
         for part in (queue, intake, fetcher, passwords, stores):
             part.close()
+        for sender in senders.values():
+            sender.close()
 
 
 def serve(settings: Settings, when_ready: Callable[[], None]) -> None:
@@ -207,6 +210,9 @@ async def _house(settings: Settings, *, serving: bool) -> AsyncIterator[Kit]:
             group.create_task(base.every(heartbeat.EVERY_S, kit, heartbeat.run_once)),
             group.create_task(base.every(reaper.EVERY_S, kit, reaper.run_once, role=f"reaper@{settings.node}")),
         ]
+        if kit.senders:
+            await kit.db.write(deliveries.unpark)
+            tasks.append(group.create_task(base.every(teller.EVERY_S, kit, teller.run_once)))
         yield kit
         worker.stop()
         await asyncio.wait([working], timeout=FAREWELL_S)

@@ -1,6 +1,6 @@
 """What a verb receives: the parts of the house, built in app.py, and by tests."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from ikon.config import Settings
 from ikon.db.engine import Database
 from ikon.db.lease import Lease
+from ikon.events import Sender
 from ikon.model.job import Job
 from ikon.passwords import Passwords
 from ikon.problems import Problem
@@ -42,4 +43,5 @@ class Kit:
     outflow: Outflow
     fetcher: Fetcher
     kinds: Kinds
+    senders: Mapping[str, Sender] = field(default_factory=dict)
     passwords: Passwords = field(default_factory=Passwords)
