@@ -13,19 +13,19 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import uvicorn
 
-from ikon import log
+from ikon import events, log
 from ikon.api.deadlines import Limits as HttpLimits
 from ikon.api.door import Door
 from ikon.api.protocol import protocol_class
 from ikon.broker import Broker
 from ikon.config import MIB, Settings
-from ikon.db import schema, usage
+from ikon.db import deliveries, schema, usage
 from ikon.db.engine import Database, make_engine
 from ikon.db.lease import Lease, lock_file
 from ikon.kit import Kit
 from ikon.model.job import Limits
 from ikon.passwords import Passwords
-from ikon.periodic import heartbeat, reaper, updater
+from ikon.periodic import heartbeat, reaper, teller, updater
 from ikon.periodic.base import Process, every
 from ikon.problems import Problem, StartError
 from ikon.queue import Queue
@@ -49,7 +49,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  #: malloc.h
 async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> AsyncIterator[Kit]:
     """All parts, ready to work, and let go of in order. processes: what runs by itself, to be run by hand too. Raises StartError."""
     stores, fetcher = open_stores(settings), Fetcher(settings)
-    db = Database(settings.database)
+    senders = events.senders(settings)
+    db = Database(settings.database, sinks=events.sinks(settings))
     lease = Lease(db, settings.node, settings.run)
     await lease.start()
     if settings.quota.bytes:
@@ -59,13 +60,15 @@ async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> Asy
     queue = Queue(Broker(settings.broker) if settings.broker else None)
     try:
         periodic = {process.name: process.run_once for process in processes}
-        yield Kit(settings, db, lease, stores, queue, intake, outflow, fetcher, Kinds(KINDS), passwords, periodic)
+        yield Kit(settings, db, lease, stores, queue, intake, outflow, fetcher, Kinds(KINDS), senders, passwords, periodic)
     finally:
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)
         await db.close()
         for part in (queue, intake, fetcher, passwords, stores):
             part.close()
+        for sender in senders.values():
+            sender.close()
 
 
 def serve(settings: Settings, when_ready: Callable[[], None]) -> None:
@@ -199,10 +202,12 @@ class Server(uvicorn.Server):
 @contextlib.asynccontextmanager
 async def _house(settings: Settings, *, serving: bool) -> AsyncIterator[Kit]:
     """The kit with all that runs by itself; jobs are handed back at the end."""
-    processes = (
+    processes = [
         Process("reaper", reaper.run_once, reaper.EVERY_S, per_node=True, at_once=True),
         Process("updater", updater.run_once, updater.EVERY_S, per_node=False, at_once=False),
-    )
+    ]
+    if events.sinks(settings):
+        processes.append(Process("teller", teller.run_once, teller.EVERY_S, per_node=False, at_once=False))
     async with open_kit(settings, processes) as kit, asyncio.TaskGroup() as group:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(reaper.take_over_lost(kit), TAKE_OVER_S)
@@ -213,6 +218,8 @@ async def _house(settings: Settings, *, serving: bool) -> AsyncIterator[Kit]:
             group.create_task(every(heartbeat.EVERY_S, "heartbeat", lambda: heartbeat.run_once(kit))),
             *(group.create_task(process.repeat(kit)) for process in processes),
         ]
+        if kit.senders:
+            await kit.db.write(deliveries.unpark)
         yield kit
         worker.stop()
         await asyncio.wait([working], timeout=FAREWELL_S)

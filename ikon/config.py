@@ -174,6 +174,27 @@ class Egress(Struct, frozen=True, forbid_unknown_fields=True):
     total_s: Annotated[Seconds, Meta(description="Seconds that one fetch may take in all, retries included.")] = 86400.0
 
 
+class Events(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who is told of what happens to images, beside each image's own timeline."""
+
+    log: Annotated[bool, Meta(description="Write every event into the server's log.")] = False
+    notifications: Annotated[
+        str,
+        Meta(
+            description="URL of OpenStack's notification bus for oslo.messaging, rabbit://USER:PASSWORD@HOST:5672/VHOST; empty: none. "
+            "Best set by IKON_EVENTS__NOTIFICATIONS: it is a secret. Needs `pip install 'ikon[notifications]'`."
+        ),
+    ] = ""
+    exchange: Annotated[str, Meta(min_length=1, description="Exchange of the notifications.")] = "glance"
+    topic: Annotated[str, Meta(min_length=1, description="Topic of the notifications; queues are named TOPIC.info and TOPIC.error.")] = (
+        "notifications"
+    )
+    publisher_id: Annotated[str, Meta(min_length=1, description="Who notifications say that they come from.")] = "image.localhost"
+    disabled_notifications: Annotated[
+        list[str], Meta(description='Notifications that are not sent, by name or group, as "image.update" or "image.member".')
+    ] = field(default_factory=list)
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """All settings of one Ikon server."""
 
@@ -241,6 +262,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     jobs: Annotated[Jobs, Meta(description="Work that outlives a request.")] = Jobs()
     conversion: Annotated[Conversion, Meta(description="What imported images are converted to, and what that may use.")] = Conversion()
     trash: Annotated[Trash, Meta(description="What becomes of deleted images.")] = Trash()
+    events: Annotated[Events, Meta(description="Who is told of what happens to images.")] = field(default_factory=Events)
     http: Annotated[Http, Meta(description="How long and how much the server waits for a client.")] = Http()
     cors: Annotated[Cors, Meta(description="Web pages that may use the API from a browser.")] = Cors()
     egress: Annotated[Egress, Meta(description="What Ikon may fetch from elsewhere.")] = Egress()

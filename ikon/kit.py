@@ -9,6 +9,7 @@ from sqlalchemy import Connection
 from ikon.config import Settings
 from ikon.db.engine import Database
 from ikon.db.lease import Lease
+from ikon.events import Sender
 from ikon.model.job import Job
 from ikon.model.periodic import Report
 from ikon.passwords import Passwords
@@ -43,6 +44,7 @@ class Kit:
     outflow: Outflow
     fetcher: Fetcher
     kinds: Kinds
+    senders: Mapping[str, Sender] = field(default_factory=dict)
     passwords: Passwords = field(default_factory=Passwords)
     #: What runs by itself, by name, to be run once more by hand.
     periodic: Mapping[str, Callable[["Kit"], Awaitable[Report]]] = field(default_factory=dict)

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from ikon import broker
 from ikon.cli.options import settings, settings_options
 from ikon.config import Settings, is_loopback
-from ikon.db import copies, runs, schema, trash, users
+from ikon.db import copies, deliveries, runs, schema, trash, users
 from ikon.db.engine import make_engine, now_ms
 from ikon.db.tables import SCHEMA
 from ikon.model.periodic import told
@@ -39,7 +39,7 @@ def doctor(config: str | None, data: str | None) -> None:
     """Check settings, data directory, database, clock, broker, stores and identity. Ends with 1 when something is wrong."""
     chosen = settings(config, data=data)
     findings: list[Finding] = []
-    for look in (_data, _database, _broker, _stores, _identity):
+    for look in (_data, _database, _broker, _events, _stores, _identity):
         findings += look(chosen)
     for finding in findings:
         click.echo(f"{'WRONG' if finding.remedy else 'ok':5}  {finding.what}: {finding.said}")
@@ -132,6 +132,25 @@ def _broker(chosen: Settings) -> list[Finding]:
     except Exception as error:  # drivers raise many kinds
         remedy = "Start it, or correct the setting `broker`; until then workers look for jobs every ten seconds"
         return [Finding("broker", f"{broker.shown(chosen.broker)}: {type(error).__name__}: {error}", remedy)]
+
+
+def _events(chosen: Settings) -> list[Finding]:
+    """Events that sinks have not heard of; nothing where the database, of which `_database` speaks, cannot tell."""
+    if schema.is_absent(chosen.database):
+        return []
+    engine = make_engine(chosen.database)
+    try:
+        with engine.connect() as conn:
+            backlog = deliveries.backlog(conn)
+    except SQLAlchemyError:
+        return []
+    finally:
+        engine.dispose()
+    remedy = "They were tried for a day; the log says why (event not told yet). When that is mended, restart a server: it tries them again"
+    return [
+        Finding(f"events for {sink}", f"{count} untold, {parked} of them parked", remedy if parked else "")
+        for sink, count, parked in backlog
+    ]
 
 
 def _stores(chosen: Settings) -> list[Finding]:

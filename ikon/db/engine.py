@@ -5,7 +5,7 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
@@ -20,6 +20,7 @@ from ikon.db.connect import Line, make_engine, raw
 from ikon.db.failures import CONTENDED, DOWN, LOST, SLOW
 from ikon.db.pool import Call, Pool
 from ikon.db.wal import Wal
+from ikon.model.event import Sink
 from ikon.problems import DatabaseDown, OutcomeUnknown
 
 __all__ = ["Database", "make_engine", "now_ms", "now_ms_sql"]
@@ -80,12 +81,14 @@ class Database:
     that nothing was changed.
     """
 
-    def __init__(self, url: str, *, readers: int = 8, rehearse: bool = False) -> None:
-        """Connects to nothing yet. rehearse runs each function that writes twice, the first time undone, for tests: it must bear that.
+    def __init__(self, url: str, *, readers: int = 8, rehearse: bool = False, sinks: Sequence[Sink] = ()) -> None:
+        """Connects to nothing yet. sinks: who is told of events that functions write. rehearse runs each function that writes twice,
+        the first time undone, for tests: it must bear that.
 
         Raises StartError when the URL is of no use.
         """
         writes, reads = connect.engine(url, limits=True), connect.engine(url, limits=True, reads=True)
+        writes.update_execution_options(sinks=tuple(sinks))
         #: "sqlite", "mysql" (MariaDB too) or "postgresql"
         self.dialect = "mysql" if writes.dialect.name == "mariadb" else writes.dialect.name
         #: CLOCK_BOOTTIME, in seconds, when a transaction last succeeded; 0.0 before the first.

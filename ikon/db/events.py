@@ -1,5 +1,6 @@
 """Events: what happened to an image, written in the transaction that did it. They are the image's timeline."""
 
+import time
 from typing import Any
 
 import msgspec
@@ -7,8 +8,9 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, bindparam
 
 from ikon.context import Context
-from ikon.db import tables
+from ikon.db import deliveries, tables
 from ikon.db.engine import now_ms_sql
+from ikon.model import event
 from ikon.model.image import Image
 from ikon.model.job import Job
 from ikon.problems import Problem
@@ -30,7 +32,7 @@ class Event(msgspec.Struct, frozen=True):
 
 
 def add(conn: Connection, ctx: Context, kind: str, image: Image, detail: str | None = None) -> None:
-    """Record that `kind` ("image.create", ...) happened to the image, whose version is the one it led to."""
+    """Record that `kind` ("image.create", ...) happened to the image, whose version is the one it led to; sinks will be told of it."""
     conn.execute(
         INSERT,
         {
@@ -43,6 +45,11 @@ def add(conn: Connection, ctx: Context, kind: str, image: Image, detail: str | N
             "detail": detail,
         },
     )
+    sinks = [sink for sink in conn.get_execution_options().get("sinks", ()) if sink.wants(kind)]
+    if sinks:
+        body = event.body(ctx, kind, image, detail, time.time_ns() // 1000)
+        for sink in sinks:
+            deliveries.add(conn, sink.name, image.id, image.version, kind, body)
 
 
 def failed(conn: Connection, ctx: Context, kind: str, image: Image, why: Problem, **facts: Any) -> None:

@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 #: The revision of the newest file in migrations/versions.
-SCHEMA = "0005"
+SCHEMA = "0006"
 
 metadata = sa.MetaData()
 
@@ -168,6 +168,22 @@ events = sa.Table(
     sa.Column("request", text(64)),
     sa.Column("detail", long_text()),
     sa.Index("events_image", "image_id", "n"),
+)
+
+deliveries = sa.Table(
+    "deliveries",
+    metadata,
+    sa.Column("n", integer_key(), primary_key=True),
+    sa.Column("sink", text(20), nullable=False),
+    sa.Column("image_id", text(36), nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.Column("kind", text(40), nullable=False),
+    sa.Column("body", long_text(), nullable=False),  # JSON
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sa.Column("tries", sa.Integer, nullable=False),
+    sa.Column("not_before", sa.BigInteger, nullable=False),
+    sa.Column("parked", sa.Boolean, nullable=False),  # tried no more until a server starts
+    sa.Index("deliveries_image", "sink", "image_id", "n"),
 )
 
 usage = sa.Table(

@@ -85,7 +85,7 @@ def _begin(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: i
         raise ImageTooLarge(f"The incoming image is too large: {size} bytes are announced, {most} are allowed")
     copy = msgspec.structs.replace(copy, project=image.owner or ctx.project)
     copies.intend(conn, copy)  # the row before the bytes: docs/design/invariants.md, 1
-    events.add(conn, ctx, "image.prepare", image)
+    events.add(conn, ctx, "image.prepare", image, attempt.store)
     quota.charge(conn, copy.project, copy.reserved, limit)
     return image, copy
 

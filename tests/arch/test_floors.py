@@ -10,7 +10,7 @@ FLOORS = [
     "problems config context log threads metrics",
     "model",
     "db stores formats broker",
-    "policy quota queue transfer passwords",
+    "policy quota queue events transfer passwords",
     "kit",
     "service",
     "steps",
@@ -62,6 +62,7 @@ def test_few_places_catch_everything() -> None:
         "supervisor.py",
         "worker/loop.py",
         "broker.py",
+        "events.py",
         "cli/doctor.py",
     }, found
 

@@ -124,6 +124,7 @@ def test_a_descriptor_full_of_faults_costs_little_and_is_answered_shortly() -> N
     assert len(said) < 1000
     assert time.thread_time() - began < 0.5  # measured 0.01
 
+
 @pytest.mark.parametrize("digits", range(1, 9))
 def test_a_cid_of_fewer_digits_may_leave_the_end_of_the_longer_text_behind(digits: int) -> None:
     """As qemu-img does, which writes the new text over the old one, with one NUL behind it."""

@@ -1,0 +1,79 @@
+"""Deliveries: events that somebody outside is still to hear of, one row for each of them, written in the transaction of the event.
+
+Events of one image are told in their order, as its row is locked while each is written. Rows are found by what is due and never by a
+cursor, for numbers are not committed in order. What cannot be told for a day is parked, and stands in nobody's way.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy import Connection
+
+from ikon.db import tables
+from ikon.db.engine import now_ms_sql
+
+t = tables.deliveries
+COLUMNS = [t.c.n, t.c.sink, t.c.image_id, t.c.version, t.c.kind, t.c.body, t.c.at, t.c.tries]
+#: Ms after which an event is parked; ms until a failed one is tried again, doubled each time, up to the second number.
+PARKED_MS, AGAIN_MS = 86_400_000, (2_000, 600_000)
+
+
+class Delivery(msgspec.Struct, frozen=True):
+    """One event for one sink. at: when it happened, ms since 1970 by the database's clock. tries: how often it could not be told."""
+
+    n: int
+    sink: str
+    image_id: str
+    version: int
+    kind: str
+    body: str
+    at: int
+    tries: int
+
+
+def add(conn: Connection, sink: str, image_id: str, version: int, kind: str, body: str) -> None:
+    """Have a sink told of an event, in the transaction of the event."""
+    row = {"sink": sink, "image_id": image_id, "version": version, "kind": kind, "body": body, "at": now_ms_sql()}
+    conn.execute(sa.insert(t).values(row | {"tries": 0, "not_before": 0, "parked": False}))
+
+
+def due(conn: Connection, sinks: Sequence[str], limit: int) -> list[Delivery]:
+    """The oldest event of each image that a sink has not heard of, where it is due."""
+    earlier = t.alias()
+    first = ~sa.exists().where(
+        earlier.c.sink == t.c.sink, earlier.c.image_id == t.c.image_id, earlier.c.n < t.c.n, earlier.c.parked == sa.false()
+    )
+    query = sa.select(*COLUMNS).where(t.c.sink.in_(sinks), t.c.parked == sa.false(), t.c.not_before <= now_ms_sql(), first)
+    return [Delivery(*row) for row in conn.execute(query.order_by(t.c.n).limit(limit))]
+
+
+def is_left(conn: Connection, n: int) -> bool:
+    """Whether nobody else has told it meanwhile."""
+    return conn.execute(sa.select(t.c.n).where(t.c.n == n)).first() is not None
+
+
+def told(conn: Connection, n: int) -> None:
+    """The sink has heard of it."""
+    conn.execute(sa.delete(t).where(t.c.n == n))
+
+
+def put_off(conn: Connection, delivery: Delivery) -> bool:
+    """Have an event told later that could not be told now. True when it is parked instead."""
+    now, first, longest = now_ms_sql(), *AGAIN_MS
+    too_old = t.c.at < now - PARKED_MS
+    later = now + min(first << min(delivery.tries, 16), longest)
+    conn.execute(sa.update(t).where(t.c.n == delivery.n).values(tries=t.c.tries + 1, not_before=later, parked=too_old))
+    return bool(conn.execute(sa.select(t.c.parked).where(t.c.n == delivery.n)).scalar())
+
+
+def unpark(conn: Connection) -> int:
+    """Have everything that was parked tried once more."""
+    return conn.execute(sa.update(t).where(t.c.parked == sa.true()).values(parked=False, not_before=0)).rowcount
+
+
+def backlog(conn: Connection) -> list[tuple[str, int, int]]:
+    """Of each sink with events untold: its name, how many, and how many of them are parked."""
+    parked = sa.func.coalesce(sa.func.sum(sa.case((t.c.parked == sa.true(), 1), else_=0)), 0)
+    query = sa.select(t.c.sink, sa.func.count(), parked).group_by(t.c.sink).order_by(t.c.sink)
+    return [(sink, int(count), int(stuck)) for sink, count, stuck in conn.execute(query)]

@@ -1,0 +1,94 @@
+"""What an event says to those outside who want to hear of it: the form is that of OpenStack's notifications about images."""
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ikon.context import Context
+from ikon.model.image import Image, timestamp
+
+#: What OpenStack calls each event of ours, and how urgent it is. Others are Ikon's own.
+NOTIFICATIONS: dict[str, tuple[tuple[str, str], ...]] = {
+    **{kind: ((kind, "INFO"),) for kind in ("image.create", "image.update", "image.prepare", "image.delete")},
+    **{kind: ((kind, "INFO"),) for kind in ("image.member.create", "image.member.update", "image.member.delete")},
+    "image.activate": (("image.upload", "INFO"), ("image.activate", "INFO")),
+    "image.upload.failed": (("image.upload", "ERROR"),),
+}
+#: Fields of a record that a notification carries as they are.
+AS_THEY_ARE = ("id", "name", "status", "min_disk", "min_ram", "protected", "checksum", "owner", "disk_format", "container_format")
+
+
+class Sink(Struct, frozen=True):
+    """Somebody who is told of events. all: of Ikon's own too. disabled: names of events, or of groups of them, that are not told."""
+
+    name: str
+    all: bool = True
+    disabled: tuple[str, ...] = ()
+
+    def wants(self, kind: str) -> bool:
+        """Whether an event of this kind is told."""
+        names = [name for name, _ in NOTIFICATIONS.get(kind, ())] or ([kind] if self.all else [])
+        return any(not is_disabled(name, self.disabled) for name in names)
+
+
+def is_disabled(name: str, disabled: tuple[str, ...]) -> bool:
+    """Whether a name is on the list, or in a group that is: "image.member" is the group of "image.member.create" and is in "image"."""
+    return any(name == each or name.startswith(f"{each}.") for each in disabled)
+
+
+def body(ctx: Context, kind: str, image: Image, detail: str | None, now_us: int) -> str:
+    """What is kept of an event until it is told, JSON: the image as it was then, who did it, and what was said with it."""
+    said = {"project": ctx.project, "user": ctx.user, "request": ctx.request_id, "detail": detail, "at_us": now_us}
+    return msgspec.json.encode(said | {"payload": _payload(kind, image, detail, now_us)}).decode()
+
+
+def _payload(kind: str, image: Image, detail: str | None, now_us: int) -> Any:
+    if kind == "image.upload.failed":
+        return _why(detail)
+    if kind.startswith("image.member."):
+        return _member(kind, image, msgspec.json.decode(detail or "{}"), now_us)
+    deleted = kind == "image.delete"
+    payload = {name: getattr(image, name) for name in AS_THEY_ARE} | {"size": image.size, "virtual_size": image.virtual_size}
+    payload |= {"created_at": timestamp(image.k), "updated_at": timestamp(image.updated)}
+    payload |= {
+        "is_public": image.visibility == "public",
+        "visibility": image.visibility,
+        "properties": image.properties,
+        "tags": image.tags,
+    }
+    payload |= {"deleted": deleted, "deleted_at": timestamp(now_us) if deleted else None}
+    if deleted:
+        payload["status"] = "deleted"
+    if kind in ("image.prepare", "image.activate"):
+        payload |= {"os_glance_importing_to_stores": image.importing.to, "os_glance_failed_import": image.importing.failed}
+    return payload | ({"backend": detail} if kind == "image.prepare" else {})
+
+
+def _member(kind: str, image: Image, said: dict[str, Any], now_us: int) -> dict[str, Any]:
+    project, deleted = said["member_id"], kind.endswith(".delete")
+    entry = image.members.get(project)
+    created, updated = (entry.created, entry.updated) if entry else (now_us, now_us)
+    payload = {"image_id": image.id, "member_id": project, "status": said["status"]}
+    payload |= {"created_at": timestamp(created), "updated_at": timestamp(updated)}
+    return payload | {"deleted": deleted, "deleted_at": timestamp(now_us) if deleted else None}
+
+
+def _why(detail: str | None) -> str:
+    """A failure's text, without what the operator alone is told."""
+    try:
+        return str(msgspec.json.decode(detail or "").get("why", ""))
+    except (msgspec.DecodeError, AttributeError):
+        return detail or ""
+
+
+def notifications(kind: str, kept: dict[str, Any], disabled: tuple[str, ...]) -> list[tuple[str, str, Any]]:
+    """The notifications of an event as it was kept: names, priorities and payloads, in order."""
+    found = []
+    for name, priority in NOTIFICATIONS.get(kind, ()):
+        payload = kept["payload"]
+        if name == "image.activate":
+            payload = {key: value for key, value in payload.items() if not key.startswith("os_glance_")}
+        if not is_disabled(name, disabled):
+            found.append((name, priority, payload))
+    return found
