@@ -444,10 +444,6 @@ def imports(journey: Journey) -> None:
             image = registered(endpoint)
             journey.run(*none, "import", "--method", "web-download", "--uri", url, image)
             ended(image)
-        for method, more in (("glance-direct", ["--file", str(journey.source)]), ("web-download", ["--uri", url])):
-            with step(f"glance image-create-via-import --import-method {method}"):
-                made = journey.run(*client, "image-create-via-import", *journey.file[:4], "--import-method", method, *more)
-                ended(re.findall(r"^\| id +\| (\S+) ", made, re.MULTILINE)[0])
 
 
 def registered(endpoint: str) -> str:

@@ -20,6 +20,7 @@ from ikon.model.job import Job, Limits, New
 from ikon.problems import BadValue, Problem, StoreDown
 from ikon.queue import new_id
 from ikon.steps.base import Change, Step, Work
+from ikon.worker import loop
 from ikon.worker.kinds import Kind
 from ikon.worker.loop import Worker
 from tests.contract.test_verbs_databases import kit_on
@@ -323,11 +324,15 @@ class Robbed(Note):
 
 
 @pytest.mark.slow
-async def test_an_end_whose_answer_is_lost_does_not_go_on_under_the_attempt_of_another_process(mariadb: Server, tmp_path: Path) -> None:
+async def test_an_end_whose_answer_is_lost_does_not_go_on_under_the_attempt_of_another_process(
+    mariadb: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "AGAIN_S", ())  # the worker has looked for jobs, and commits nothing but the step's end
+    monkeypatch.setattr(loop, "LOOK_S", 60.0)
     url = mariadb.new_database()
     schema.upgrade(make_engine(url))
     with Proxy(mariadb.port) as proxy:
-        robbed, second = Robbed("first", []), Note("second", [])
+        robbed, second = Robbed("first", [], wait_s=2), Note("second", [])
         robbed.proxy = proxy
         async with kit_on(mariadb.url(url.rsplit("/", 1)[1], port=proxy.port), tmp_path) as kit, working(kit, Notes(robbed, second)):
             job_id = await put(kit, wanted())

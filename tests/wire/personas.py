@@ -69,6 +69,7 @@ stage                    queued       any     PUT     /v2/images/{id}/stage     
 import without data      queued       any     POST    /v2/images/{id}/import                      409   409 409   409 409   409 409
 copy by import           active       any     POST    /v2/images/{id}/import                      202   403 403   403 403   403 403
 tasks of an image        queued       any     GET     /v2/images/{id}/tasks                       200   200 200   403 403   403 403
+timeline of an image     queued       any     GET     /ikon/v1/images/{id}/timeline               200   200 200   403 403   403 403
 ask for no data          queued       any     GET     /v2/images/{id}/file                        204   204 403   204 403   204 403
 download                 active       any     GET     /v2/images/{id}/file                        200   200 403   200 403   200 403
 ask for the size         active       any     HEAD    /v2/images/{id}/file                        200   200 403   200 403   200 403
@@ -115,6 +116,10 @@ change a password        PUT   /ikon/v1/users/x/password   404  403  403  403  4
 remove a user            DELETE /ikon/v1/users/x           404  403  403  403  403  403
 tasks                    GET   /v2/tasks               200  403  403  403  403  403
 one task                 GET   /v2/tasks/x             404  403  403  403  403  403
+list jobs                GET   /ikon/v1/jobs               200  403  403  403  403  403
+one job                  GET   /ikon/v1/jobs/x             404  403  403  403  403  403
+retry a job              POST  /ikon/v1/jobs/x/retry       404  403  403  403  403  403
+cancel a job             POST  /ikon/v1/jobs/x/cancel      404  403  403  403  403  403
 stores                   GET   /v2/info/stores         200  200  200  200  200  200
 import methods           GET   /v2/info/import         200  200  200  200  200  200
 list of projects         GET   /v2/tenants             403  403  403  403  403  403

@@ -1,6 +1,7 @@
 """What the bytes of an image may be, over the wire: what is sound gets in with its virtual size, what is not leaves nothing behind."""
 
 import contextlib
+import json
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -102,7 +103,7 @@ def test_what_was_found_is_kept_in_the_timeline(ikon: Ikon) -> None:
     with contextlib.closing(sqlite3.connect(ikon.directory / "data/ikon.db")) as db:
         details = dict(db.execute("SELECT image_id, detail FROM events WHERE image_id IN (?, ?) AND detail IS NOT NULL", (taken, refused)))
     assert details[taken] == "the data is qcow2"
-    assert details[refused].startswith("Image failed safety checks: qcow2: the image names a backing file")
+    assert json.loads(details[refused])["why"].startswith("Image failed safety checks: qcow2: the image names a backing file")
 
 
 def test_a_refused_upload_ends_long_before_its_data_does(ikon: Ikon) -> None:
