@@ -165,7 +165,7 @@ def text(records: Iterable[Record]) -> str:
     parts = ["\n".join(head), *(beside(run, images) for images in run.sizes("Glance", "Ikon"))]
     single = [side for side in ("sqlite", "mariadb", "postgresql") if run.sizes(side)]
     parts += [alone(run, images, single) for images in run.sizes(*single)]
-    failures = [f"FAILED  {r['side']}, {r['images']:,} images: {r['name']}, round {r['round'] + 1}: {r['error']}" for r in run.failed]
+    failures = sorted({f"FAILED  {r['side']}, {r['images']:,} images: {r['name']}: {r['error'][:200]}" for r in run.failed})
     return "\n\n".join(part for part in [*parts, sizes(run), differences(run), "\n".join(failures)] if part)
 
 
