@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 class Context:
     """The caller of one request.
 
-    project None means that the token carried no project; roles are lower-case, and never hold those of a service token.
+    project None means that the token carried no project; roles are lower-case, and never hold those of a service token, which are
+    service_roles: of the service that passed the request on for this caller.
     """
 
     user: str | None = None
@@ -17,6 +18,7 @@ class Context:
     domain: str | None = None
     roles: frozenset[str] = frozenset()
     system_scope: bool = False
+    service_roles: frozenset[str] = frozenset()
     request_id: str = field(default_factory=lambda: new_request_id())
 
     @property

@@ -10,7 +10,7 @@ FLOORS = [
     "problems config context log threads metrics",
     "model",
     "db stores formats broker",
-    "policy quota queue events transfer passwords",
+    "policy quota queue events transfer passwords keystone",
     "kit",
     "service",
     "steps",
