@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import uvicorn
 
-from ikon import events, log
+from ikon import events, log, policy
 from ikon.api.deadlines import Limits as HttpLimits
 from ikon.api.door import Door
 from ikon.api.protocol import protocol_class
@@ -50,6 +50,10 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  #: malloc.h
 async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> AsyncIterator[Kit]:
     """All parts, ready to work, and let go of in order. processes: what runs by itself, to be run by hand too. Raises StartError."""
     stores, fetcher = open_stores(settings), Fetcher(settings)
+    if settings.policy.file:
+        from ikon.policyfile import PolicyFile  # half a second that a server without one does not pay
+
+        policy.follow(PolicyFile(settings.policy.file))
     senders = events.senders(settings)
     keystone = Keystone(settings) if settings.identity == "keystone" else None
     db = Database(settings.database, sinks=events.sinks(settings))

@@ -208,6 +208,14 @@ class Keystone(Struct, frozen=True, forbid_unknown_fields=True):
     ] = ""
 
 
+class Policy(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may do what, where it is not as Ikon has it."""
+
+    file: Annotated[
+        str, Meta(description="A policy file in OpenStack's form, YAML or JSON; what it does not name stays as it is. Empty: none.")
+    ] = ""
+
+
 class Events(Struct, frozen=True, forbid_unknown_fields=True):
     """Who is told of what happens to images, beside each image's own timeline."""
 
@@ -255,6 +263,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = field(default_factory=list)
     keystone: Annotated[Keystone, Meta(description="The identity service that tokens are looked up at.")] = field(default_factory=Keystone)
+    policy: Annotated[Policy, Meta(description="Who may do what, where it is not as Ikon has it.")] = Policy()
     database: Annotated[
         str,
         Meta(

@@ -20,11 +20,15 @@ class Context:
     system_scope: bool = False
     service_roles: frozenset[str] = frozenset()
     request_id: str = field(default_factory=lambda: new_request_id())
+    #: Whether an operator's policy file calls the caller an administrator; None: it is the role that does.
+    appointed: bool | None = None
+    #: Came by the server's own socket: the operator, whom no policy file holds back.
+    local: bool = False
 
     @property
     def admin(self) -> bool:
         """Sees and may change every project's images. A system-scoped token is no admin here: every rule is about projects."""
-        return "admin" in self.roles and not self.system_scope
+        return ("admin" in self.roles if self.appointed is None else self.appointed) and not self.system_scope
 
 
 def new_request_id() -> str:

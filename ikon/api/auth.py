@@ -5,6 +5,7 @@ import ipaddress
 
 from starlette.datastructures import Headers
 
+from ikon import policy
 from ikon.api.request import Request
 from ikon.config import is_loopback
 from ikon.context import Context
@@ -44,15 +45,15 @@ class Identity:
         """The caller of one request. Raises Unauthenticated, Forbidden, HeadersTooLarge, TooManyTries, Busy, IdentityDown."""
         client, headers = request.scope["client"], request.headers
         if client is None:  # the Unix socket: only this server's own user can connect to it
-            return Context("operator", "default", "default", ADMIN_ROLES, request_id=request_id)
+            return Context("operator", "default", "default", ADMIN_ROLES, request_id=request_id, local=True)
         if self._mode == "none":
             self._refuse_web_pages(headers)
             return Context("admin", "default", "default", ADMIN_ROLES, request_id=request_id)
         if self._mode == "users":
-            return await self._from_users(client[0], request, request_id)
+            return policy.appointed(await self._from_users(client[0], request, request_id))
         if self._mode == "keystone":
-            return await self._from_keystone(request, request_id)
-        return self._from_headers(client[0], headers, request_id)
+            return policy.appointed(await self._from_keystone(request, request_id))
+        return policy.appointed(self._from_headers(client[0], headers, request_id))
 
     def _refuse_web_pages(self, headers: Headers) -> None:
         """Without identities, a web page that somebody on this machine looks at must not be able to act as the admin."""
