@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import uvicorn
 
-from ikon import events, log
+from ikon import events, log, policy
 from ikon.api.deadlines import Limits as HttpLimits
 from ikon.api.door import Door
 from ikon.api.protocol import protocol_class
@@ -22,6 +22,7 @@ from ikon.config import MIB, Settings
 from ikon.db import deliveries, schema, usage
 from ikon.db.engine import Database, make_engine
 from ikon.db.lease import Lease, lock_file
+from ikon.keystone import Keystone
 from ikon.kit import Kit
 from ikon.model.job import Limits
 from ikon.passwords import Passwords
@@ -49,7 +50,12 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  #: malloc.h
 async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> AsyncIterator[Kit]:
     """All parts, ready to work, and let go of in order. processes: what runs by itself, to be run by hand too. Raises StartError."""
     stores, fetcher = open_stores(settings), Fetcher(settings)
+    if settings.policy.file:
+        from ikon.policyfile import PolicyFile  # half a second that a server without one does not pay
+
+        policy.follow(PolicyFile(settings.policy.file))
     senders = events.senders(settings)
+    keystone = Keystone(settings) if settings.identity == "keystone" else None
     db = Database(settings.database, sinks=events.sinks(settings))
     lease = Lease(db, settings.node, settings.run)
     await lease.start()
@@ -60,7 +66,7 @@ async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> Asy
     queue = Queue(Broker(settings.broker) if settings.broker else None)
     try:
         periodic = {process.name: process.run_once for process in processes}
-        yield Kit(settings, db, lease, stores, queue, intake, outflow, fetcher, Kinds(KINDS), senders, passwords, periodic)
+        yield Kit(settings, db, lease, stores, queue, intake, outflow, fetcher, Kinds(KINDS), senders, passwords, keystone, periodic)
     finally:
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)
@@ -69,6 +75,8 @@ async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> Asy
             part.close()
         for sender in senders.values():
             sender.close()
+        if keystone is not None:
+            keystone.close()
 
 
 def serve(settings: Settings, when_ready: Callable[[], None]) -> None:

@@ -80,7 +80,7 @@ def _bus(url: str, exchange: str) -> Callable[[str, dict[str, Any], dict[str, An
         import oslo_messaging
         from oslo_config import cfg
     except ImportError:
-        raise StartError("config: events.notifications: install what it needs first: pip install 'ikon[notifications]'") from None
+        raise StartError("config: events.notifications: install what it needs first: pip install 'ikon[openstack]'") from None
     conf = cfg.ConfigOpts()
     conf([], default_config_files=[], default_config_dirs=[])
     try:

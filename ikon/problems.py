@@ -287,6 +287,12 @@ class Busy(Unavailable):
     title = "Too busy"
 
 
+class IdentityDown(Unavailable):
+    """The identity service does not answer, so that nobody can tell who you are. Your token may be good: try again."""
+
+    title = "Identity service is not available"
+
+
 class DatabaseDown(Unavailable):
     """The database does not answer."""
 

@@ -17,8 +17,9 @@ from ikon.config import Settings, is_loopback
 from ikon.db import copies, deliveries, runs, schema, trash, users
 from ikon.db.engine import make_engine, now_ms
 from ikon.db.tables import SCHEMA
+from ikon.keystone import Keystone
 from ikon.model.periodic import told
-from ikon.problems import Problem, StartError
+from ikon.problems import IdentityDown, Problem, StartError
 from ikon.stores.registry import open_stores
 
 LEAST_FREE = 1 << 30
@@ -181,7 +182,28 @@ def _identity(chosen: Settings) -> list[Finding]:
             remedy = "Serve loopback behind a TLS proxy; is the proxy another machine, name it in trusted_proxies"
             findings = [Finding("identity", f"users, on {chosen.listen} without TLS: passwords can be read on their way", remedy)]
         findings += _users(chosen)
+    if chosen.identity == "keystone":
+        findings = [_keystone(chosen)]
     return findings
+
+
+def _keystone(chosen: Settings) -> Finding:
+    """Whether Keystone tells us about tokens: of one that is none it says so."""
+
+    async def ask() -> None:
+        keystone = Keystone(chosen)
+        try:
+            await keystone.token("none")
+        finally:
+            keystone.close()
+
+    try:
+        asyncio.run(ask())
+    except (IdentityDown, StartError) as problem:
+        return Finding(
+            "identity", f"keystone, {chosen.keystone.url}: {problem}", "See the line before, and check the settings of [keystone]"
+        )
+    return Finding("identity", f"keystone, {chosen.keystone.url} answers")
 
 
 def _users(chosen: Settings) -> list[Finding]:

@@ -31,7 +31,7 @@ def free_port(count: int = 1) -> int:
 
 
 class Server:
-    """One server, "mariadb", "postgres", "rabbitmq" or "http". As a context manager it runs inside and leaves nothing behind.
+    """One server: "mariadb", "postgres", "rabbitmq", "keystone", "memcached" or "http". As a context manager it runs inside and leaves nothing behind.
 
     Not durable: what was committed within the last second before a `kill` may be lost, as nothing is synced to disk.
     """
