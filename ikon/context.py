@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 class Context:
     """The caller of one request.
 
-    project None means that the token carried no project; roles are lower-case, and never hold those of a service token.
+    project None means that the token carried no project; roles are lower-case, and never hold those of a service token. token: what proved
+    the caller, where there is one that other services may be shown.
     """
 
     user: str | None = None
@@ -17,6 +18,7 @@ class Context:
     domain: str | None = None
     roles: frozenset[str] = frozenset()
     system_scope: bool = False
+    token: str | None = field(default=None, repr=False)
     request_id: str = field(default_factory=lambda: new_request_id())
 
     @property

@@ -2,6 +2,7 @@
 
 import base64
 import ipaddress
+import re
 
 from starlette.datastructures import Headers
 
@@ -20,6 +21,8 @@ SAID = frozenset(
 )
 #: Characters of an id of a user, project or domain, as tables hold them.
 LONGEST = 255
+#: What can be a token, and be sent on in a header.
+TOKEN = re.compile(r"[!-~]{1,8192}")
 UNVERIFIED = (
     "This server could not verify that you are authorized to access the document you requested. Either you supplied the wrong credentials "
     "(e.g., bad password), or your browser does not understand how to supply the credentials required."
@@ -102,6 +105,7 @@ class Identity:
             domain=said.get(b"x-domain-id") or None,
             roles=roles,
             system_scope=bool(said.get(b"openstack-system-scope")),
+            token=token if TOKEN.fullmatch(token := headers.get("x-auth-token", "")) else None,
             request_id=request_id,
         )
 

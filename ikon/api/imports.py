@@ -131,7 +131,7 @@ def _input(job: Job) -> dict[str, Any]:
     method = {"name": asked["method"]}
     if asked.get("uri"):
         method["uri"] = _bare(asked["uri"])
-    for name, field in (("glance_region", "region"), ("glance_image_id", "remote_id")):
+    for name, field in (("glance_region", "region"), ("glance_image_id", "remote_id"), ("glance_service_interface", "interface")):
         if asked.get(field):
             method[name] = asked[field]
     return {"image_id": job.image_id, "import_req": {"method": method}, "backend": job.input["stores"]}

@@ -11,11 +11,12 @@ from ikon.db import copies, events, images, jobs
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import UUID, Image, Importing
-from ikon.model.imports import COPY, DIRECT, WEB, Request, require_ready
+from ikon.model.imports import COPY, DIRECT, REMOTE, WEB, Request, require_ready
 from ikon.model.job import ANY, BACKGROUND, USER, Job, New, node_queue
 from ikon.model.tasks import Tasks
-from ikon.problems import BadRequest, Conflict, ImageTooLarge, NotFound, OutcomeUnknown, StagedDataGone
+from ikon.problems import BadRequest, BadValue, Conflict, ImageTooLarge, NotFound, OutcomeUnknown, StagedDataGone
 from ikon.queue import new_id
+from ikon.seal import seal
 from ikon.service.data import drop_staged, new_attempt, record
 from ikon.service.images import reachable
 from ikon.stores.registry import STAGING
@@ -66,7 +67,8 @@ def _finish_stage(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts
 async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> None:
     """Enqueue an import, or a copy of an active image into more stores.
 
-    Raises Conflict for a store that is not configured, ImageNotFound, Forbidden, StatusConflict, BadRequest.
+    Raises Conflict for a store that is not configured, BadValue for a region that is not, ImageNotFound, Forbidden, StatusConflict,
+    BadRequest.
     """
     named = tuple(kit.stores.all) if request.all_stores else request.stores or (kit.stores.default,)
     for store in named:
@@ -74,14 +76,29 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> None
             raise Conflict(f"Store for identifier {store} not found")
     if request.uri is not None:
         kit.fetcher.check(request.uri)
+    if request.region is not None and request.region not in kit.settings.regions:
+        raise BadValue(f"'glance_region': no region {request.region:.64} is configured. Configured: {', '.join(kit.settings.regions)}")
     job_id = new_id()
-    if queue := await kit.db.write(_start, ctx, image_id, request, named, job_id, _steps(kit, request)):
+    if queue := await kit.db.write(_start, ctx, image_id, request, named, job_id, _steps(kit, request), _token(kit, ctx, request, job_id)):
         kit.queue.ring(queue)
         log.get().info("import enqueued", image=image_id, job=job_id, method=request.method, request=ctx.request_id)
 
 
+def _token(kit: Kit, ctx: Context, request: Request, job_id: str) -> dict[str, str]:
+    """The caller's token, sealed, where a region is to be shown it: it knows the caller, and judges by itself."""
+    passed_on = request.region is not None and not kit.settings.regions[request.region].user
+    return {"token": seal(kit.settings.secret, ctx.token, job_id)} if passed_on and ctx.token and kit.settings.secret else {}
+
+
 def _start(
-    conn: Connection, ctx: Context, image_id: str, request: Request, named: tuple[str, ...], job_id: str, steps: list[str]
+    conn: Connection,
+    ctx: Context,
+    image_id: str,
+    request: Request,
+    named: tuple[str, ...],
+    job_id: str,
+    steps: list[str],
+    token: dict[str, str],
 ) -> str | None:
     """Returns the queue that has work by that, None when there is nothing to do."""
     image = reachable(conn, ctx, image_id, lock=True)
@@ -97,7 +114,7 @@ def _start(
     status = image.status if request.method == COPY else "importing"
     image = images.save(conn, image, msgspec.structs.replace(image, status=status, importing=Importing(job_id, targets)))
     given = {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
-    asked = {"request": given, "stores": targets, "steps": steps, "roles": sorted(ctx.roles)}
+    asked = {"request": given, "stores": targets, "steps": steps, "roles": sorted(ctx.roles)} | token
     jobs.enqueue(
         conn,
         New(
@@ -123,6 +140,7 @@ def _steps(kit: Kit, request: Request) -> list[str]:
     rules = kit.settings
     chosen = {
         "web-download": request.method == WEB,
+        "glance-download": request.method == REMOTE,
         "decompress": rules.imports.decompress,
         "convert": bool(rules.conversion.output_format),
         "inject-metadata": bool(rules.imports.inject),
