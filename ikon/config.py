@@ -359,8 +359,8 @@ def _file(file: str) -> dict[str, Any]:
 def _put(raw: dict[str, Any], origin: dict[str, str], name: str, text: str) -> None:
     """Set what an environment variable says, read as the type of its field. A name that is no setting is an error."""
     parts = name.removeprefix(PREFIX).lower().split("__")
-    if parts[0] == "regions" and len(parts) == 3:
-        _put_region(raw, name, parts[1], parts[2], text)
+    if parts[0] == "regions" and len(parts) > 1:
+        _put_region(raw, name, parts[1], "__".join(parts[2:]), text)
         return
     kind: Any = Settings
     for depth, part in enumerate(parts):
