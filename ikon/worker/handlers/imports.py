@@ -9,6 +9,7 @@ from ikon.db import copies, events, images
 from ikon.model.image import Importing
 from ikon.model.imports import DIRECT
 from ikon.model.job import Job
+from ikon.model.tasks import POSTED
 from ikon.problems import ImageRefused, ImageTooLarge, Problem
 from ikon.service.data import drop_staged
 from ikon.steps.base import Step
@@ -77,4 +78,4 @@ class CopyImage:
 STEPS: dict[str, Step] = {
     step.name: step for step in (WebDownload(), GlanceDownload(), Decompress(), Convert(), InjectMetadata(), Store(staged=True))
 }
-KINDS: dict[str, Kind] = {"import": Import(), "copy": CopyImage()}
+KINDS: dict[str, Kind] = {"import": Import(), "copy": CopyImage(), POSTED: Import()}
