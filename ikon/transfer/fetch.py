@@ -278,7 +278,8 @@ class Source:
         if answer.headers.get("content-encoding", "identity").lower() != "identity":
             raise SourceBroken(because=f"Content-Encoding {answer.headers['content-encoding']!r}, which was not asked for")
         size, validator = self._part(answer) if answer.status == 206 else answer.length, _validator(answer.headers)
-        if (self._known and size != self.size) or (self.at and self.validator and validator != self.validator):
+        other_size = self.size is not None and size != self.size  # what came in chunks may tell its size only now
+        if other_size or (self.at and self.validator and validator != self.validator):
             raise SourceChanged(because=f"it had {self.size} bytes as {self.validator}, and has {size} as {validator}")
         if self._limit is not None and size is not None and size > self._limit:
             raise SourceTooLarge(because=f"{size} bytes announced, {self._limit} allowed")

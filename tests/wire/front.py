@@ -56,6 +56,7 @@ class Front(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: Front
+    protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -69,10 +70,15 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in reply.headers.items():
             self.send_header(name, value)
         self.end_headers()
+        sent = reply.body if reply.cut is None else reply.body[: reply.cut]
+        chunked = "Transfer-Encoding" in reply.headers
         with contextlib.suppress(OSError):
-            for at in range(0, len(reply.body if reply.cut is None else reply.body[: reply.cut]), BLOCK):
-                self.wfile.write(reply.body[at : at + BLOCK] if reply.cut is None else reply.body[at : min(at + BLOCK, reply.cut)])
+            for at in range(0, len(sent), BLOCK):
+                block = sent[at : at + BLOCK]
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(block), block) if chunked else block)
                 self.server.held.wait(30)
+            if chunked and reply.cut is None:
+                self.wfile.write(b"0\r\n\r\n")
         self.close_connection = True
 
     def _ask(self) -> Reply:
