@@ -11,7 +11,7 @@ import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -24,9 +24,14 @@ MIB = 1 << 20
 PREFIX = "IKON_"
 #: An origin in the one form in which browsers send it (RFC 6454, 6.2).
 ORIGIN = re.compile(r"(http(?!.*:80$)|https(?!.*:443$))://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+#: A region's endpoint, on which all readers of URLs agree; the fetcher reads it more strictly still.
+REGION_URL = re.compile(r"https?://([a-z0-9]([a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~/-]*)?")
+#: Characters of a secret that nobody guesses.
+SECRET = 32
 #: Ranges that `[egress] allowed_networks` may open, which are closed otherwise: private ones and loopback.
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "127.0.0.0/8", "::1/128")
 
+S = TypeVar("S", bound=Struct)
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
@@ -88,9 +93,10 @@ class Staging(Struct, frozen=True, forbid_unknown_fields=True):
 class Imports(Struct, frozen=True, forbid_unknown_fields=True):
     """How data comes into images beside uploads."""
 
-    methods: Annotated[list[Literal["glance-direct", "web-download", "copy-image"]], Meta(description="Import methods on offer.")] = field(
-        default_factory=lambda: ["glance-direct", "web-download", "copy-image"]
-    )
+    methods: Annotated[
+        list[Literal["glance-direct", "web-download", "copy-image", "glance-download"]],
+        Meta(description="Import methods on offer; glance-download only where [regions] names one."),
+    ] = field(default_factory=lambda: ["glance-direct", "web-download", "copy-image", "glance-download"])
     decompress: Annotated[
         bool, Meta(description="Unpack gzip, xz, zstd and zip data at import, unless container_format is compressed.")
     ] = False
@@ -98,6 +104,19 @@ class Imports(Struct, frozen=True, forbid_unknown_fields=True):
     inject_except_roles: Annotated[list[str], Meta(description="Roles whose imports are given no properties.")] = field(
         default_factory=lambda: ["admin"]
     )
+
+
+class Region(Struct, frozen=True, forbid_unknown_fields=True):
+    """Another image service, from which images are imported by glance-download: docs/how-to/import-from-another-region.md."""
+
+    url: Annotated[str, Meta(description='Its endpoint, as "https://images.east.example.org"; private and loopback addresses are allowed.')]
+    user: Annotated[
+        str, Meta(description="Name that Ikon gives there by HTTP Basic; empty: callers' own tokens are passed on, see `secret`.")
+    ] = ""
+    password: Annotated[str, Meta(description="Password of `user`. Best set in the environment: it is a secret.")] = ""
+    properties: Annotated[
+        list[str], Meta(description="Beginnings of the names of properties that are taken over with an image, beside its formats.")
+    ] = field(default_factory=lambda: ["hw_", "trait:", "os_distro", "os_secure_boot", "os_type"])
 
 
 class Jobs(Struct, frozen=True, forbid_unknown_fields=True):
@@ -278,6 +297,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             "empty: each looks for jobs every ten seconds. Best set by IKON_BROKER: it is a secret."
         ),
     ] = ""
+    secret: Annotated[
+        str,
+        Meta(
+            description="At least 32 characters, the same on all nodes, with which callers' tokens are sealed while imports from [regions] "
+            "wait; empty: no token is passed on. Best set by IKON_SECRET."
+        ),
+    ] = ""
     stores: Annotated[
         dict[str, dict[str, Any]],
         Meta(
@@ -303,6 +329,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     formats: Annotated[Formats, Meta(description="What the bytes of an image may be.")] = field(default_factory=Formats)
     staging: Annotated[Staging, Meta(description="Where data waits between its arrival and its import.")] = Staging()
     imports: Annotated[Imports, Meta(description="How data comes into images beside uploads.")] = field(default_factory=Imports)
+    regions: Annotated[dict[str, Region], Meta(description="Other image services to import from, a table [regions.NAME] each.")] = field(
+        default_factory=dict
+    )
     jobs: Annotated[Jobs, Meta(description="Work that outlives a request.")] = Jobs()
     conversion: Annotated[Conversion, Meta(description="What imported images are converted to, and what that may use.")] = Conversion()
     trash: Annotated[Trash, Meta(description="What becomes of deleted images.")] = Trash()
@@ -349,11 +378,17 @@ def load(file: str | None, overrides: Mapping[str, Any], environ: Mapping[str, s
         if value is not None:
             raw[key] = value
             origin[key] = f"from --{key.replace('_', '-')}"
+    regions = raw.get("regions")
+    for name, table in regions.items() if isinstance(regions, dict) else ():
+        _convert(table, Region, {}, f"regions.{name}")  # one by one: of a whole table the error does not say whose it is
+    return _completed(_convert(raw, Settings, origin))
+
+
+def _convert(raw: Any, kind: type[S], origin: Mapping[str, str], where: str = "") -> S:
     try:
-        settings = msgspec.convert(raw, Settings)
+        return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        raise StartError(explain(error, raw, Settings, origin)) from None
-    return _completed(settings)
+        raise StartError(explain(error, raw, kind, origin, where)) from None
 
 
 def _file(file: str) -> dict[str, Any]:
@@ -368,6 +403,9 @@ def _file(file: str) -> dict[str, Any]:
 def _put(raw: dict[str, Any], origin: dict[str, str], name: str, text: str) -> None:
     """Set what an environment variable says, read as the type of its field. A name that is no setting is an error."""
     parts = name.removeprefix(PREFIX).lower().split("__")
+    if parts[0] == "regions" and len(parts) > 1:
+        _put_region(raw, name, parts[1], "__".join(parts[2:]), text)
+        return
     kind: Any = Settings
     for depth, part in enumerate(parts):
         known = {f.name: f.type for f in msgspec.structs.fields(kind)} if isinstance(kind, type) and issubclass(kind, Struct) else {}
@@ -385,6 +423,23 @@ def _put(raw: dict[str, Any], origin: dict[str, str], name: str, text: str) -> N
     for part in parts[:-1]:
         raw = raw.setdefault(part, {})
     raw[parts[-1]] = value
+
+
+def _put_region(raw: dict[str, Any], name: str, region: str, key: str, text: str) -> None:
+    """Set one text of a region that the file names: its password, which a file may not be the place for."""
+    regions = raw.get("regions", {})
+    found = [table for given, table in regions.items() if in_environment(given) == region] if isinstance(regions, dict) else []
+    if key not in ("url", "user", "password") or len(found) != 1 or not isinstance(found[0], dict):
+        names = (
+            ", ".join(f"{PREFIX}REGIONS__{in_environment(given).upper()}__PASSWORD" for given in regions) or "none without [regions.NAME]"
+        )
+        raise StartError(f"environment: {name} is no setting. Known: url, user and password of regions that the file names, as {names}")
+    found[0][key] = text
+
+
+def in_environment(region: str) -> str:
+    """A region's name as a variable writes it, in lower case."""
+    return re.sub(r"[^a-z0-9]", "_", region.lower())
 
 
 def _inside(name: str, kind: Any) -> str:
@@ -476,6 +531,9 @@ def _completed(settings: Settings) -> Settings:
                 "Allowed: http:// or https://, a host in lower case, and :PORT where it is not the usual one; no path"
             )
     _check_egress(settings.egress)
+    _check_regions(settings)
+    offered = [method for method in settings.imports.methods if method != "glance-download" or settings.regions]
+    changes["imports"] = msgspec.structs.replace(settings.imports, methods=offered)
     return msgspec.structs.replace(settings, **changes)
 
 
@@ -497,6 +555,33 @@ def _check_egress(egress: Egress) -> None:
                 f"config: egress.allowed_hosts: {host!r}: not the name of a host. "
                 "Allowed: names in lower case, without port; addresses belong into allowed_networks, and so does loopback"
             )
+
+
+def _check_regions(settings: Settings) -> None:
+    if settings.secret and len(settings.secret) < SECRET:
+        raise StartError(
+            f"config: secret: it has {len(settings.secret)} characters. Allowed: {SECRET} or more, as `openssl rand -hex 32` makes"
+        )
+    for name, region in settings.regions.items():
+        alike = [other for other in settings.regions if in_environment(other) == in_environment(name)]
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) or len(alike) > 1:
+            raise StartError(
+                f"config: regions.{name}: a region's name has 1 to 64 letters, digits, '_', '.' or '-', "
+                "and differs from others in letters or digits"
+            )
+        if not REGION_URL.fullmatch(region.url):
+            raise StartError(
+                f"config: regions.{name}.url: this is no endpoint. Allowed: http:// or https://, a host in lower case, :PORT and a path "
+                "where it has them; no user name, no query"
+            )
+        if bool(region.user) != bool(region.password) or ":" in region.user or not (region.user + region.password).isprintable():
+            raise StartError(
+                f"config: regions.{name}: user and password go together, are printable, and the user has no colon. "
+                f"The password may come from {PREFIX}REGIONS__{in_environment(name).upper()}__PASSWORD"
+            )
+        for prefix in region.properties:
+            if not prefix or prefix.startswith("os_glance"):
+                raise StartError(f"config: regions.{name}.properties: {prefix!r}: the beginning of a property's name, and not os_glance")
 
 
 def _check_broker(url: str) -> None:

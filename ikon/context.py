@@ -10,7 +10,8 @@ class Context:
     """The caller of one request.
 
     project None means that the token carried no project; roles are lower-case, and never hold those of a service token, which are
-    service_roles: of the service that passed the request on for this caller.
+    service_roles: of the service that passed the request on for this caller. token: what proved the caller, where there is one that other
+    services may be shown.
     """
 
     user: str | None = None
@@ -19,6 +20,7 @@ class Context:
     roles: frozenset[str] = frozenset()
     system_scope: bool = False
     service_roles: frozenset[str] = frozenset()
+    token: str | None = field(default=None, repr=False)
     request_id: str = field(default_factory=lambda: new_request_id())
     #: Whether an operator's policy file calls the caller an administrator; None: it is the role that does.
     appointed: bool | None = None

@@ -29,7 +29,8 @@ THREADS, KEPT = 8, 10_000
 REFUSED_S = 10.0
 #: Seconds after which a client should come again whose token nobody can look at now, and that memcached may take.
 AGAIN_S, MEMCACHED_S = 5, 0.5
-FORM = re.compile(r"[\x21-\x7e]{1,8192}")
+#: What can be a token, and be sent on in a header.
+TOKEN_FORM = re.compile(r"[!-~]{1,8192}")
 #: The type under which an access rule, and Keystone's catalogue, know an image service.
 SERVICE = "image"
 #: Parts of an access rule's path: a name in braces and a star are one segment, or a part of it; two stars are anything.
@@ -91,7 +92,7 @@ class Keystone:
 
         A revoked token is known as good for up to `cache_s` more. Raises IdentityDown.
         """
-        if not FORM.fullmatch(text):
+        if not TOKEN_FORM.fullmatch(text):
             return None
         key = hashlib.sha256(f"{int(expired)}{text}".encode()).digest()
         kept = self._kept.get(key)

@@ -9,6 +9,7 @@ from ikon import policy
 from ikon.api.request import Request
 from ikon.config import is_loopback
 from ikon.context import Context
+from ikon.keystone import TOKEN_FORM
 from ikon.kit import Kit
 from ikon.model.user import CONTROL, with_implied
 from ikon.problems import Forbidden, HeadersTooLarge, Unauthenticated
@@ -101,6 +102,7 @@ class Identity:
             roles=token.roles,
             system_scope=token.system,
             service_roles=service.roles if service else frozenset(),
+            token=headers["x-auth-token"],
             request_id=request_id,
         )
 
@@ -130,6 +132,7 @@ class Identity:
             domain=said.get(b"x-domain-id") or None,
             roles=roles,
             system_scope=bool(said.get(b"openstack-system-scope")),
+            token=token if TOKEN_FORM.fullmatch(token := headers.get("x-auth-token", "")) else None,
             request_id=request_id,
         )
 

@@ -163,15 +163,24 @@ def of_image(conn: Connection, image_id: str, limit: int | None = None) -> list[
 
 
 def page(
-    conn: Connection, marker: str | None, limit: int, states: Sequence[str] | None, equal: dict[str, str], *, ascending: bool
+    conn: Connection,
+    marker: str | None,
+    limit: int,
+    states: Sequence[str] | None,
+    equal: dict[str, str],
+    *,
+    ascending: bool,
+    kinds: Sequence[str] | None = None,
 ) -> list[Job]:
-    """Jobs behind the marker in order of their ids, which begin with their time; in these states, with these values in columns.
+    """Jobs behind the marker in order of their ids, which begin with their time; in these states, of these kinds, with these values.
 
     Raises BadValue for a marker that is no job.
     """
     query = sa.select(*COLUMNS).where(*(t.c[name] == value for name, value in equal.items()))
     if states is not None:
         query = query.where(t.c.state.in_(states))
+    if kinds is not None:
+        query = query.where(t.c.kind.in_(kinds))
     if marker is not None:
         if get(conn, marker) is None:
             raise BadValue(f"No task found with ID {marker}")

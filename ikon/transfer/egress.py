@@ -52,13 +52,17 @@ ISATAP = (0x00005EFE, 0x02005EFE)
 
 
 class Target(NamedTuple):
-    """One URL, taken apart: what to connect to and what to ask for. `path` begins with a slash and holds the query."""
+    """One URL, taken apart: what to connect to and what to ask for. `path` begins with a slash and holds the query.
+
+    chosen: its origin is written in the settings, so that only addresses that are never a source are closed to it.
+    """
 
     scheme: str
     host: str
     port: int
     path: str
     literal: Address | None
+    chosen: bool = False
 
     @property
     def authority(self) -> str:
@@ -157,8 +161,11 @@ class Gate:
         self._networks = tuple(ipaddress.ip_network(network) for network in settings.allowed_networks)
         self._private = tuple(network for network in LOCAL if not network.is_loopback)
 
-    def target(self, url: str, base: Target | None = None) -> Target:
-        """The target of a URL, or of a redirect from `base`. Looks no name up. Raises SourceNotAllowed."""
+    def target(self, url: str, base: Target | None = None, *, chosen: bool = False) -> Target:
+        """The target of a URL, or of a redirect from `base`. Looks no name up. Raises SourceNotAllowed.
+
+        chosen: the operator chose where the URL leads; so does a redirect that stays at the origin of one that was.
+        """
         try:
             if base is not None:
                 if not CHARACTERS.fullmatch(url):
@@ -167,7 +174,9 @@ class Gate:
             target = take_apart(url)
             if base is not None and base.scheme == "https" and target.scheme == "http":
                 raise ValueError("a redirect from https to http")
-            if target.port not in self._ports:
+            chosen = chosen if base is None else base.chosen and base.origin == target.origin
+            target = target._replace(chosen=chosen)
+            if not chosen and target.port not in self._ports:
                 raise ValueError(f"port {target.port} is not in egress.allowed_ports")
             if target.literal is not None and (why := self._why_not(target, target.literal)):
                 raise ValueError(why)
@@ -182,7 +191,7 @@ class Gate:
         """
         async with asyncio.timeout(DNS_S):
             found = [target.literal] if target.literal is not None else await self._look_up(target.host)
-            closed = {address for host in self._closed for address in await self._look_up(host)}
+            closed = {address for host in self._closed for address in await self._look_up(host)} if not target.chosen else set()
         for address in found:
             if why := self._why_not(target, address):
                 raise ValueError(f"{target.host}: {why}")
@@ -199,6 +208,8 @@ class Gate:
             return [ipaddress.ip_address(text) for text in await self._resolve(host)]
 
     def _why_not(self, target: Target, address: Address) -> str | None:
+        if target.chosen:
+            return why_not(address, LOCAL)
         opened = self._networks + (self._private if target.host in self._hosts else ())
         if why := why_not(address, opened):
             return why

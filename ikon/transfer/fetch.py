@@ -27,7 +27,7 @@ from ikon.problems import (
     StartError,
 )
 from ikon.threads import Pool
-from ikon.transfer.egress import Address, Gate, Resolver, Target, is_own
+from ikon.transfer.egress import Address, Gate, Resolver, Target, is_own, take_apart
 from ikon.transfer.exchange import Answer, ask
 
 T = TypeVar("T")
@@ -58,12 +58,17 @@ class Fetcher:
     def __init__(
         self, settings: Settings, *, resolve: Resolver | None = None, own: Callable[[Address], bool] = is_own, pause_s: float = 0.5
     ) -> None:
-        """pause_s: before the first retry; it doubles each time. Raises StartError when egress.ca_file is of no use."""
+        """pause_s: before the first retry; it doubles each time. Raises StartError when egress.ca_file or a region's URL is of no use."""
         self.settings, self.pause_s = settings.egress, pause_s
         self._pool = Pool("resolver", 4)
         self.gate = Gate(settings.egress, resolve or self._look_up, settings.own_servers, own)
         if settings.egress.ca_file:
             _ = self.tls  # a wrong file stops the start, not the first fetch
+        for name, region in settings.regions.items():
+            try:
+                take_apart(region.url)
+            except ValueError as error:
+                raise StartError(f"config: regions.{name}.url = {region.url!r}: {error}") from None
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
@@ -92,15 +97,24 @@ class Fetcher:
 
     @asynccontextmanager
     async def open(
-        self, url: str, *, offset: int = 0, validator: str | None = None, limit: int | None = None, headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        *,
+        offset: int = 0,
+        validator: str | None = None,
+        limit: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        chosen: bool = False,
+        compared: bool = False,
     ) -> "AsyncIterator[Source]":
         """A source whose answer has begun; its blocks come by `async for`.
 
         offset: first byte wanted. validator: what an earlier source said of itself; other data then raises SourceChanged.
         limit: bytes that the whole may have. headers: sent to this URL alone, never on to where it redirects.
+        chosen: see Gate.target. compared: the caller knows the data's digest, so that it may go on after a cut without a validator.
         Raises any SourceProblem, as does the reading; `at` and `validator` of the source then tell where another may go on.
         """
-        source = Source(self, url, offset, validator, limit, dict(headers or {}))
+        source = Source(self, url, offset, validator, limit, dict(headers or {}), chosen=chosen, compared=compared)
         try:
             await source.begin()
             yield source
@@ -134,12 +148,24 @@ class Source:
     Where both are None, the end of the connection is taken for the end of the data: have a digest to compare.
     """
 
-    def __init__(self, fetcher: Fetcher, url: str, offset: int, validator: str | None, limit: int | None, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        url: str,
+        offset: int,
+        validator: str | None,
+        limit: int | None,
+        headers: dict[str, str],
+        *,
+        chosen: bool,
+        compared: bool,
+    ) -> None:
         self.size: int | None = None
         self.validator = validator
         self.at = offset  # bytes of the whole before the next block
         self._fetcher, self._limit, self._headers = fetcher, limit, headers
         self._url, self._origin = url, ""
+        self._chosen, self._compared = chosen, compared
         self._answer: Answer | None = None
         self._known = False  # whether an answer has told what the source is
         self._failures, self._mark, self._because = 0, offset, ""
@@ -208,13 +234,13 @@ class Source:
         """Ask for what is still wanted, follow redirects, and see whether the answer is that."""
         headers = dict(HEADERS)
         if self.at:
-            if self._known and self.validator is None:
+            if self._known and self.validator is None and not self._compared:
                 raise SourceChanged(because=f"it broke off ({self._because}), and has neither a strong ETag nor Last-Modified to go on by")
             headers["Range"] = f"bytes={self.at}-"
             headers |= {"If-Range": self.validator} if self.validator else {}
         url, secrets, target = self._url, self._headers, None
         for _ in range(REDIRECTS + 1):
-            target = self._fetcher.gate.target(url, target)
+            target = self._fetcher.gate.target(url, target, chosen=self._chosen)
             self._origin = target.origin
             self._answer = answer = await self._fetcher.reach(target, headers | secrets)
             await self._timed(answer.read_head)
@@ -252,7 +278,8 @@ class Source:
         if answer.headers.get("content-encoding", "identity").lower() != "identity":
             raise SourceBroken(because=f"Content-Encoding {answer.headers['content-encoding']!r}, which was not asked for")
         size, validator = self._part(answer) if answer.status == 206 else answer.length, _validator(answer.headers)
-        if (self._known and size != self.size) or (self.at and self.validator and validator != self.validator):
+        other_size = self.size is not None and size != self.size  # what came in chunks may tell its size only now
+        if other_size or (self.at and self.validator and validator != self.validator):
             raise SourceChanged(because=f"it had {self.size} bytes as {self.validator}, and has {size} as {validator}")
         if self._limit is not None and size is not None and size > self._limit:
             raise SourceTooLarge(because=f"{size} bytes announced, {self._limit} allowed")

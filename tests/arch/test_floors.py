@@ -10,7 +10,7 @@ FLOORS = [
     "problems config context log threads metrics",
     "model",
     "db stores formats broker",
-    "policy quota queue events transfer passwords keystone",
+    "policy quota queue events transfer passwords seal keystone",
     "kit policyfile",
     "service",
     "steps",
@@ -24,7 +24,20 @@ FLOOR = {room: n for n, rooms in enumerate(FLOORS) for room in rooms.split()}
 GROUND = {("config", "problems"), ("log", "config")}
 
 #: Not to be paid for by a server that does not use them.
-HEAVY = ("alembic", "rich", "kombu", "oslo", "obstore", "keystoneauth1", "boto3", "psycopg", "pymysql", "argon2", "backports")
+HEAVY = (
+    "alembic",
+    "rich",
+    "kombu",
+    "oslo",
+    "obstore",
+    "keystoneauth1",
+    "boto3",
+    "psycopg",
+    "pymysql",
+    "argon2",
+    "backports",
+    "cryptography",
+)
 
 
 def rooms_imported(tree: ast.AST) -> list[str]:

@@ -41,6 +41,16 @@ ROWS = [
     (fact("StagedDataGone"), "staged data was lost"),
     (fact("DataUnavailable", method="glance-direct"), "staged data was lost"),
     (fact("DataUnavailable", method="copy-image"), "No intact copy"),
+    (fact("RegionDown", "Region east does not answer", PUT_OFF), "other region does not answer: Region east"),
+    (
+        fact("SourceDenied", "Region east does not give image x: it answered with HTTP status 403", method="glance-download"),
+        "does not show it: Region east",
+    ),
+    (fact("SourceNotAllowed", method="glance-download"), "redirects to where"),
+    (
+        fact("SourceBroken", "The remote image's record cannot be used: its size is not a number of bytes"),
+        "says of the image what cannot be",
+    ),
     (fact("SourceUnreachable", because="10.0.0.1 is private or loopback, and not in egress.allowed_networks"), "may not be fetched from"),
     (fact("SourceUnreachable", because="203.0.113.9: [SSL: CERTIFICATE_VERIFY_FAILED] self-signed certificate"), "TLS"),
     (fact("SourceUnreachable", because="[Errno -2] Name or service not known"), "DNS"),

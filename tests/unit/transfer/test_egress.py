@@ -2,6 +2,7 @@
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 
@@ -207,6 +208,35 @@ async def test_servers_that_ikon_stands_on_are_closed_whatever_is_opened() -> No
     assert await judged(wide, "http://name.example/") == "refused"
     by_name = gate(["10.0.0.7"], closed=["db.internal"], allowed_networks=["10.0.0.0/8"])
     assert await judged(by_name, "http://name.example/") == "refused"
+
+
+async def test_where_the_operator_chose_the_url_inside_addresses_and_all_ports_are_open_and_what_is_never_a_source_stays_closed() -> None:
+    for address in ("127.0.0.1", "10.0.0.9", "::1", "fd00::1", "8.8.4.4", "8.8.8.8"):
+        door = gate(address, closed=["10.0.0.9"])
+        target = door.target("http://images.example:9292/v2", chosen=True)
+        assert [str(found) for found in await door.addresses(target)] == [address]
+        assert target.chosen
+    for address in ("169.254.169.254", "100.100.100.200", "0.0.0.0", "224.0.0.1", "fe80::1", "192.0.2.1", "240.0.0.1"):
+        door = gate(address)
+        with pytest.raises(ValueError, match=re.escape(address)):
+            await door.addresses(door.target("http://images.example:9292/v2", chosen=True))
+    with pytest.raises(SourceNotAllowed):
+        gate("8.8.8.8").target("http://169.254.169.254/", chosen=True)
+
+
+def test_only_a_redirect_within_a_chosen_origin_is_as_free_as_it() -> None:
+    door = gate("8.8.8.8")
+    first = door.target("http://127.0.0.1:9292/v2/images", chosen=True)
+
+    within = door.target("/v2/other", first)
+    assert within.chosen
+    away = door.target("http://public.example/", within)
+    assert not away.chosen
+    for url in ("http://127.0.0.1/", "http://127.0.0.1:9293/v2", "http://10.0.0.1/", "http://public.example:9292/"):
+        with pytest.raises(SourceNotAllowed):
+            door.target(url, first)
+    with pytest.raises(SourceNotAllowed):
+        door.target("http://127.0.0.1:9292/v2", away)  # back again
 
 
 async def test_the_ports_are_those_of_the_setting_and_the_scheme_s_own_counts() -> None:
