@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from ikon.config import Egress, Settings
+from ikon.config import Egress, Events, Settings
 from ikon.problems import SourceNotAllowed
 from ikon.transfer.egress import Gate, Target, is_own, take_apart, why_not
 
@@ -202,11 +202,24 @@ async def test_servers_that_ikon_stands_on_are_closed_whatever_is_opened() -> No
     settings = Settings(database="postgresql+psycopg://u:p@db.internal:5432/ikon?host=10.0.0.8,10.0.0.9:5433")
     assert settings.own_servers == ["db.internal", "10.0.0.8", "10.0.0.9"]
     assert Settings(database="sqlite:////var/lib/ikon.db").own_servers == []
+    bus = Events(notifications="rabbit://u:p@10.0.0.6:5672,u:p@[fd00::6]:5672/ikon")
+    assert Settings(broker="amqp://u:p@mq.internal/v", events=bus).own_servers == ["mq.internal", "10.0.0.6", "fd00::6"]
 
     wide = gate("10.0.0.9", closed=["10.0.0.9"], allowed_networks=["10.0.0.0/8"])
     assert await judged(wide, "http://name.example/") == "refused"
     by_name = gate(["10.0.0.7"], closed=["db.internal"], allowed_networks=["10.0.0.0/8"])
     assert await judged(by_name, "http://name.example/") == "refused"
+
+
+@pytest.mark.parametrize("address", ["::ffff:10.0.0.9", "64:ff9b::10.0.0.9", "2002:a00:9::1"])
+async def test_an_address_inside_another_is_as_closed_as_by_itself(address: str) -> None:
+    opened = {"allowed_networks": ["10.0.0.0/8"]}
+    closed = gate(address, closed=["10.0.0.9"], **opened)
+    assert await judged(closed, "http://name.example/") == "refused"
+    assert await judged(closed, f"http://[{address}]/") == "refused"
+
+    own = Gate(Egress(**opened), lambda host: asyncio.sleep(0, [address]), own=lambda asked: str(asked) == "10.0.0.9")
+    assert await judged(own, "http://name.example/") == "refused"
 
 
 async def test_the_ports_are_those_of_the_setting_and_the_scheme_s_own_counts() -> None:
