@@ -116,7 +116,8 @@ def why_not(address: Address, opened: Sequence[Network] = ()) -> str | None:
         if any(address in network for network in networks):
             return f"{address} is {what}"
     if (inner := _inner(address)) is not None:
-        if why := why_not(inner, opened):
+        # who translates NAT64 or 6to4 would take loopback for his own, and not this machine's, which alone may be opened
+        if why := why_not(inner, opened if address in MAPPED else [network for network in opened if not network.is_loopback]):
             return f"{address} carries an address: {why}"
         if address in MAPPED or address in NAT64:
             return None
