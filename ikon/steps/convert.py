@@ -22,7 +22,7 @@ from ikon.transfer.intake import Facts, lost
 
 
 class Convert:
-    """Disks of another format are converted; what is no disk, or in a container, stays as it is.
+    """Disks of another format are converted; what is no disk, or one of no bytes, or in a container, stays as it is.
 
     The format converted from is the one found by our own inspection, which has to pass first. Where that is the wanted one already, but not
     the one on record, the record is put right.
@@ -36,7 +36,7 @@ class Convert:
         image, staged = await kit.db.read(staging.find, work.job)
         verdict = await self._inspected(kit, image, staged)
         found = "raw" if verdict.format in PLAIN else verdict.format
-        if image.container_format != "bare" or found not in READ or verdict.virtual_size is None or verdict.disk_bytes is None:
+        if image.container_format != "bare" or found not in READ or verdict.virtual_size is None or not verdict.disk_bytes:
             await work.end(lambda conn, job: {})
             return
         if found == wanted:

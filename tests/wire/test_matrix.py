@@ -104,7 +104,7 @@ def rules_against(name: str, disk: str, container: str) -> dict[str, str]:
 def converted(name: str, disk: str, container: str, wanted: str) -> tuple[str, bool]:
     """The disk_format that an import must end with where all is to be `wanted`, and whether its bytes must be other ones then."""
     form = holds(name)
-    if container != "bare" or disk in PARTS or form not in DISKS or not wanted:
+    if container != "bare" or disk in PARTS or form not in DISKS or name == "empty" or not wanted:
         return disk, False
     return wanted, form != wanted
 
