@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import lzma
-import os
+import random
 import subprocess
 import sys
 import threading
@@ -291,12 +291,16 @@ def heavy(world: World) -> list[Row]:
     zeros = bytes(82 * MIB)
     for form in ("gzip", "xz", "zstd", "zip"):
         Own.bodies[f"bomb-{form}"] = packed(form, zeros[: 72 * MIB])
-        Own.bodies[f"large-{form}"] = packed(form, body(2 * MIB) + os.urandom(MIB // 2) + zeros)
+        Own.bodies[f"large-{form}"] = packed(form, body(2 * MIB) + random.Random(1).randbytes(MIB // 2) + zeros)
         Own.bodies[f"nested-{form}"] = packed(form, packed("gzip", zeros[: 30 * MIB]))
         rows += [Row(f"{own}/bomb-{form}", BOMB), Row(f"{own}/large-{form}", TOO_LARGE_UNPACKED), Row(f"{own}/nested-{form}", LAYERS)]
     window = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 28})
     Own.bodies["window-zstd"] = window.compress(zeros[: 30 * MIB]) + window.flush()
-    Own.bodies["dictionary-xz"] = lzma.compress(zeros[: 30 * MIB], filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 256 * MIB}])
+    Own.bodies["dictionary-xz"] = lzma.compress(zeros[:MIB], filters=[{"id": lzma.FILTER_LZMA2, "dict_size": 256 * MIB, "preset": 0}])
+    # what may take as much memory as a decoder is ever given, and is sound
+    data, window = random.Random(1).randbytes(MIB) * 78, zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: 27})
+    Own.bodies["greedy-zstd"] = window.compress(data) + window.flush()
+    rows.append(Row(f"{own}/greedy-zstd", data))
     return [*rows, Row(f"{own}/window-zstd", HUNGRY), Row(f"{own}/dictionary-xz", HUNGRY)]
 
 
