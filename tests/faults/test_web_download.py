@@ -55,10 +55,7 @@ SLOW = "The source stalled, or gave its data too slowly"
 BROKE_OFF, NOT_HTTP = "The source broke off before its end", "The source broke off, or answered in a way that cannot be trusted"
 CHANGED = "The source broke off, and does not show that what it has now is the same data"
 LOOP = "The source redirects more than 5 times"
-TOO_LARGE, TOO_LARGE_UNPACKED = (
-    "The source has more data than is allowed",
-    f"The unpacked image is larger than the {MOST} bytes that are allowed",
-)
+TOO_LARGE, TOO_LARGE_UNPACKED = "The source has ", f"The unpacked image is larger than the {MOST} bytes that are allowed"
 BOMB, LAYERS, HUNGRY = (
     "unpacks to more than 200 times its size",
     "only one layer is unpacked",
