@@ -353,6 +353,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         hosts = [
             parts.hostname or "",
             *(host.split(":")[0] for given in parse_qs(parts.query).get("host", []) for host in given.split(",")),
+            urlsplit(self.broker).hostname or "",
+            # a bus may be named as several, `rabbit://USER:PASSWORD@ONE:5672,USER:PASSWORD@OTHER:5672/`
+            *(urlsplit(f"//{each}").hostname or "" for each in urlsplit(self.events.notifications).netloc.split(",")),
         ]
         return [host for host in hosts if host and not host.startswith("/")]
 
