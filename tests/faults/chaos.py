@@ -11,8 +11,9 @@ import re
 import subprocess
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -363,3 +364,52 @@ class Watch(threading.Thread):
                 if left != right and last > first + 1:
                     found.append(f"{image} was written to {store} by {left} at look {last}, and by {right} since look {first}")
         return found
+
+
+class Diary:
+    """When each worker was at work on which job, by its own log and by when it was paused or killed."""
+
+    ENDS = ("job done", "job given up", "job step failed", "job let go", "job stands still")
+
+    def __init__(self) -> None:
+        self._absent: dict[str, list[tuple[float, float]]] = defaultdict(list)
+
+    def paused(self, node: str, since: float) -> None:
+        """A worker has stood still since then until now."""
+        self._absent[node].append((since, time.time()))
+
+    def killed(self, node: str) -> None:
+        """A worker has ended."""
+        self._absent[node].append((time.time(), time.time()))
+
+    def at_once(self, workers: Sequence[Ikon]) -> tuple[int, list[str]]:
+        """How many stretches of work there were, and which of them two workers, or one, had at once on one job."""
+        worked: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
+        for worker in workers:
+            for job, begun, ended in self._stretches(worker):
+                worked[job].append((begun, ended, worker.directory.name))
+        found = []
+        for job, stretches in worked.items():
+            for left, right in itertools.pairwise(sorted(stretches)):
+                if right[0] < left[1]:
+                    found.append(f"job {job}: {left[2]} from {left[0]} to {left[1]}, and {right[2]} from {right[0]} to {right[1]}")
+        return sum(map(len, worked.values())), found
+
+    def _stretches(self, worker: Ikon) -> Iterator[tuple[str, float, float]]:
+        """Job, begin and end. After a pause nothing is counted that ends by letting go: it moved no byte any more."""
+        absent, open_since = self._absent[worker.directory.name], dict[str, float]()
+        for line in worker.log.read_text().splitlines():
+            event = json.loads(line) if line.startswith("{") else {}
+            kind, job = event.get("event"), event.get("job")
+            if kind not in (*self.ENDS, "job begun", "job goes on"):
+                continue
+            at = datetime.fromisoformat(event["at"]).timestamp()
+            if (begun := open_since.pop(job, None)) is not None:
+                gone = next(((left, back) for left, back in absent if begun < left < at), None)
+                yield job, begun, gone[0] if gone else at
+                if gone and gone[1] > gone[0] and kind in ("job done", "job given up"):
+                    yield job, gone[1], at
+            if kind in ("job begun", "job goes on"):
+                open_since[job] = at
+        for job, begun in open_since.items():
+            yield job, begun, next((left for left, _ in absent if begun < left), time.time())

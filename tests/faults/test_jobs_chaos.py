@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.chaos import SETTINGS, Source, Truth, Wanted, Watch, asked_for
+from tests.faults.chaos import SETTINGS, Diary, Source, Truth, Wanted, Watch, asked_for
 from tests.faults.conftest import Say
 from tests.faults.proxy import Proxy
 from tests.faults.test_crash import upgrade
@@ -49,6 +49,7 @@ class Fleet:
         self.workers = [self._make(Hand, f"worker{n}", 2) for n in range(3)]
         self.truth = Truth(self.url, directory)
         self.lost: list[tuple[str, int, float]] = []  # attempts at jobs whose worker was lost, and when
+        self.diary = Diary()
         self._away: set[Ikon] = set()
         self._later: list[threading.Thread] = []
 
@@ -105,6 +106,10 @@ class Fleet:
             time.sleep(0.005)
         return self.chance.choice(free)
 
+    def _kill(self, worker: Ikon) -> None:
+        worker.kill()
+        self.diary.killed(worker.directory.name)
+
     def _lose(self, worker: Ikon) -> None:
         """Remember what a worker is at work on that is lost now."""
         self.lost += [(job, attempt, time.time()) for job, attempt in self.truth.at_work(worker.directory.name)]
@@ -128,8 +133,13 @@ class Fleet:
             thread.join()
 
     def pause_worker(self) -> None:
-        worker = self._busy_worker()
-        self._for_a_while(worker, lambda: worker.signal(signal.SIGSTOP), lambda: worker.signal(signal.SIGCONT))
+        worker, since = self._busy_worker(), time.time()
+
+        def go_on() -> None:
+            self.diary.paused(worker.directory.name, since)
+            worker.signal(signal.SIGCONT)
+
+        self._for_a_while(worker, lambda: worker.signal(signal.SIGSTOP), go_on)
         self._lose(worker)
 
     def cut_off_worker(self) -> None:
@@ -139,7 +149,7 @@ class Fleet:
 
     def lose_worker(self) -> None:
         worker = self._busy_worker()
-        self._for_a_while(worker, worker.kill, worker.start)
+        self._for_a_while(worker, lambda: self._kill(worker), worker.start)
         self._lose(worker)
 
     def pause_server(self) -> None:
@@ -148,7 +158,7 @@ class Fleet:
 
     def kill_worker(self) -> None:
         worker = self._busy_worker()
-        worker.kill()
+        self._kill(worker)
         worker.start()
 
     def stop_worker(self) -> None:
@@ -229,9 +239,12 @@ def test_whatever_fails_in_a_fleet_each_import_ends_once_and_leaves_nothing_behi
     settled = fleet.truth.settle()
     assert fleet.truth.doubled() == []
     assert watch.at_once() == []
+    stretches, doubled = fleet.diary.at_once(fleet.workers)
+    assert doubled == []
     figures = fleet.truth.tell(wanted)
     purged = fleet.truth.purge(fleet.servers[0])
     say(f"fleet: {imports} imports in {ended:.0f} s, settled {settled:.0f} s later: {figures}; {purged} purged")
+    say(f"{stretches} stretches of work on {imports} imports, no two at once on one; {len(watch.seen)} files seen written")
     say(f"{faults.total()} faults: {', '.join(f'{count} {name}' for name, count in faults.items())}")
     say(f"seconds from the loss of a job's worker to its next attempt: {fleet.truth.taken_over_s(fleet.lost)}")
 
