@@ -32,6 +32,8 @@ STORES = ("one", "two")
 SETTINGS = '[imports]\ndecompress = true\n[conversion]\noutput_format = "raw"\n[trash]\nkeep_s = 3600\n'
 #: Where web-downloads come from: not where a database is, from which nothing is fetched.
 ADDRESS = "127.0.0.2"
+#: Seconds after a pause in which a process may end a write that it was at.
+JUST_S = 3.0
 #: The name of a file that is being written.
 WRITTEN = re.compile(r"/([^/]+)/([0-9a-f-]{36})\.([0-9a-f-]{36})\.part( \(deleted\))?$")
 
@@ -325,47 +327,6 @@ def asked_for(wanted: Sequence[Wanted], servers: Sequence[Ikon], source: Source,
             raise client.failure
 
 
-class Watch(threading.Thread):
-    """Sees which processes write which files, whether these still have a name or not, by the files that they hold open."""
-
-    def __init__(self, servers: Sequence[Ikon]) -> None:
-        super().__init__(daemon=True)
-        self._servers, self._ended, self._look = servers, threading.Event(), 0
-        self._sizes: dict[tuple[int, int], tuple[int, int]] = {}
-        #: by image and store, by attempt and process: at which looks its file was there first, and had grown last
-        self.seen: dict[tuple[str, str], dict[tuple[str, int], tuple[int, int]]] = {}
-
-    def run(self) -> None:
-        while not self._ended.wait(0.1):
-            self._look += 1
-            for server in self._servers:
-                with contextlib.suppress(OSError, AttributeError):  # it has just ended
-                    self._see(server.process.pid)  # type: ignore[union-attr]
-
-    def _see(self, pid: int) -> None:
-        for fd in os.scandir(f"/proc/{pid}/fd"):
-            if match := WRITTEN.search(os.readlink(fd.path)):
-                store, image, copy, _ = match.groups()
-                stat = fd.stat()
-                key, now = (stat.st_dev, stat.st_ino), (stat.st_size, stat.st_blocks)
-                of_image = self.seen.setdefault((image, store), {})
-                first, last = of_image.get((copy, pid), (self._look, self._look))
-                of_image[copy, pid] = first, last if self._sizes.get(key, now) == now else self._look
-                self._sizes[key] = now
-
-    def at_once(self) -> list[str]:
-        """End, and say which data was written in two places at once: a file grew when the next attempt's had been there for a look."""
-        self._ended.set()
-        self.join()
-        found = []
-        for (image, store), attempts in self.seen.items():
-            order = sorted(attempts.items(), key=lambda item: item[1])
-            for ((_, left), (_, last)), ((_, right), (first, _)) in itertools.pairwise(order):
-                if left != right and last > first + 1:
-                    found.append(f"{image} was written to {store} by {left} at look {last}, and by {right} since look {first}")
-        return found
-
-
 class Diary:
     """When each worker was at work on which job, by its own log and by when it was paused or killed."""
 
@@ -377,6 +338,10 @@ class Diary:
     def paused(self, node: str, since: float) -> None:
         """A worker has stood still since then until now."""
         self._absent[node].append((since, time.time()))
+
+    def has_just_woken(self, node: str) -> bool:
+        """Whether a worker may still end what it had in hand when it was paused: a call of the system that was being made."""
+        return any(time.time() - back < JUST_S for _, back in self._absent[node])
 
     def killed(self, node: str) -> None:
         """A worker has ended."""
@@ -405,11 +370,53 @@ class Diary:
                 continue
             at = datetime.fromisoformat(event["at"]).timestamp()
             if (begun := open_since.pop(job, None)) is not None:
-                gone = next(((left, back) for left, back in absent if begun < left < at), None)
-                yield job, begun, gone[0] if gone else at
-                if gone and gone[1] > gone[0] and kind in ("job done", "job given up"):
-                    yield job, gone[1], at
+                left, back = next(((left, back) for left, back in absent if begun < back and left < at), (at, at))
+                yield job, begun, max(begun, left)
+                if back > left and kind in ("job done", "job given up"):
+                    yield job, back, at
             if kind in ("job begun", "job goes on"):
                 open_since[job] = at
         for job, begun in open_since.items():
             yield job, begun, next((left for left, _ in absent if begun < left), time.time())
+
+
+class Watch(threading.Thread):
+    """Sees which processes write which files, whether these still have a name or not, by the files that they hold open."""
+
+    def __init__(self, servers: Sequence[Ikon], diary: Diary) -> None:
+        super().__init__(daemon=True)
+        self._servers, self._diary, self._ended, self._look = servers, diary, threading.Event(), 0
+        self._sizes: dict[tuple[int, int], tuple[int, int]] = {}
+        #: by image and store, by attempt and process: at which looks its file was there first, and had grown last
+        self.seen: dict[tuple[str, str], dict[tuple[str, int], tuple[int, int]]] = {}
+
+    def run(self) -> None:
+        while not self._ended.wait(0.1):
+            self._look += 1
+            for server in self._servers:
+                with contextlib.suppress(OSError, AttributeError):  # it has just ended
+                    self._see(server.process.pid, self._diary.has_just_woken(server.directory.name))  # type: ignore[union-attr]
+
+    def _see(self, pid: int, has_just_woken: bool) -> None:
+        for fd in os.scandir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):  # it has just been closed
+                match, stat = WRITTEN.search(os.readlink(fd.path)), fd.stat()
+                if match:
+                    store, image, copy, _ = match.groups()
+                    key, now = (stat.st_dev, stat.st_ino), (stat.st_size, stat.st_blocks)
+                    of_image = self.seen.setdefault((image, store), {})
+                    first, last = of_image.get((copy, pid), (self._look, self._look))
+                    of_image[copy, pid] = first, last if has_just_woken or self._sizes.get(key, now) == now else self._look
+                    self._sizes[key] = now
+
+    def at_once(self) -> list[str]:
+        """End, and say which data was written in two places at once: a file grew when the next attempt's had been there for a look."""
+        self._ended.set()
+        self.join()
+        found = []
+        for (image, store), attempts in self.seen.items():
+            order = sorted(attempts.items(), key=lambda item: item[1])
+            for ((_, left), (_, last)), ((_, right), (first, _)) in itertools.combinations(order, 2):
+                if left != right and last > first + 1:
+                    found.append(f"{image} was written to {store} by {left} at look {last}, and by {right} since look {first}")
+        return found

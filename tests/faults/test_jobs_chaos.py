@@ -226,7 +226,7 @@ def test_whatever_fails_in_a_fleet_each_import_ends_once_and_leaves_nothing_behi
 ) -> None:
     chance, began, faults = fleet.chance, time.monotonic(), Counter[str]()
     wanted = [Wanted(number, chance, slow_bytes=MIB if rounds == 1 else 3 * MIB) for number in range(imports)]
-    watch = Watch(fleet.workers)
+    watch = Watch(fleet.workers, fleet.diary)
     watch.start()
     with asked_for(wanted, fleet.servers, fleet.source, rounds * ROUND_S, chance):
         for turn in range(rounds):
