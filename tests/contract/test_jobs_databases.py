@@ -238,6 +238,7 @@ async def test_a_worker_that_stops_hands_its_jobs_to_the_next_one(kit: Kit) -> N
     left = await kit.db.read(jobs.get, job_id)
     assert left
     assert (left.state, left.step, left.failures) == ("queued", 1, 0)
+    assert left.attempt - left.since == 0  # a restart does not speak against the job
 
     async with working(kit, Notes(Note("never", []), Note("second", []))) as worker:
         job = await settled(kit, worker, job_id, "done")
