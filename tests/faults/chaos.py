@@ -183,7 +183,11 @@ class Truth:
             stores[copy.image_id].add(copy.store)
             if copy.store in STORES:
                 assert Path(copy.url.removeprefix("file://")).read_bytes() == known[copy.image_id].data
-        ends, kept = Counter[str](), {row.id for row in self.rows("SELECT id FROM trash")}
+        ends, why, kept = (
+            Counter[str](),
+            Counter[str](job.reason for job in jobs if job.state == "failed"),
+            {row.id for row in self.rows("SELECT id FROM trash")},
+        )
         for each in wanted:
             if each.doomed:
                 assert each.image not in images
@@ -196,7 +200,7 @@ class Truth:
             assert ends[f"{method} good"] > ends[f"{method} failed with its reason"], ends
         attempts = [job.attempt for job in jobs]
         return (
-            f"{', '.join(f'{count} {end}' for end, count in sorted(ends.items()))} ({len(kept)} in the trash); "
+            f"{', '.join(f'{count} {end}' for end, count in sorted(ends.items()))} ({len(kept)} in the trash); reasons: {dict(why)}; "
             f"{sum(n > 1 for n in attempts)} jobs begun again, {max(attempts)} times at most"
         )
 
