@@ -77,7 +77,7 @@ class Fleet:
     # Faults
 
     def faults(self, turn: int) -> list[Callable[[], None]]:
-        """One of each, and of those after which a worker is away for long two, others in each turn."""
+        """One of each; of those after which a worker is away for long two, others in each turn; and in some turns all stands still for long."""
         away = [self.pause_worker, self.cut_off_worker, self.lose_worker]
         return [
             away[turn % 3],
@@ -94,6 +94,7 @@ class Fleet:
             self.restart_database,
             self.stop_worker,
             self.pause_broker,
+            *([self.pause_database_for_long, self.pause_broker_for_long] if turn % 3 == 1 else []),
         ]
 
     def _busy_worker(self) -> Ikon:
@@ -180,10 +181,13 @@ class Fleet:
         self.broker.stop()
         self.broker.start()
 
-    def pause_broker(self) -> None:
+    def pause_broker(self, seconds: float = 3.0) -> None:
         self.broker.freeze()
-        time.sleep(3)
+        time.sleep(seconds)
         self.broker.thaw()
+
+    def pause_broker_for_long(self) -> None:
+        self.pause_broker(PAUSED_S)
 
     def kill_database(self) -> None:
         self.db.kill()
@@ -193,10 +197,13 @@ class Fleet:
         self.db.stop()
         self.db.start()
 
-    def pause_database(self) -> None:
+    def pause_database(self, seconds: float = 4.0) -> None:
         self.db.freeze()
-        time.sleep(4)
+        time.sleep(seconds)
         self.db.thaw()
+
+    def pause_database_for_long(self) -> None:
+        self.pause_database(PAUSED_S)
 
     def cut_all_links(self) -> None:
         links = [link for process, link in self.links.items() if process not in self._away]
