@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from ikon.db import events, instances, missing, tables
 from ikon.db.engine import now_ms, now_ms_sql
 from ikon.model.job import ENDED, Job, Limits, New
-from ikon.problems import BadValue, Cancelled, Problem
+from ikon.problems import BadValue, Cancelled, Interrupted, Problem
 
 t = tables.jobs
 limits_t = tables.job_limits
@@ -236,8 +236,12 @@ def put_off(conn: Connection, job: Job, why: Problem, in_s: float) -> bool:
 
 
 def hand_back(conn: Connection, job: Job, why: Problem | None = None) -> bool:
-    """Let another process go on with a job. why: what befell it here, None: nothing. False when it is ours no more."""
-    if not conn.execute(sa.update(t).where(*_mine(job)).values(state="queued", instance=None)).rowcount:
+    """Let another process go on with a job. why: what befell it here, None: nothing. False when it is ours no more.
+
+    An attempt that was left in good order does not speak against the job.
+    """
+    spared = int(why is None or isinstance(why, Interrupted))
+    if not conn.execute(sa.update(t).where(*_mine(job)).values(state="queued", instance=None, since=t.c.since + spared)).rowcount:
         return False
     if why is not None:
         events.of_job(conn, job, "image.job.handed_back", why)

@@ -53,6 +53,7 @@ class Convert:
                 most=kit.settings.limits.image_bytes,
                 pool=kit.intake.pool,
                 progress=lambda done: work.moved(done, disk.virtual_size),
+                certain=lambda: work.certain,
             )
 
         async def fill(attempt: Attempt) -> Facts:
