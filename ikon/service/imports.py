@@ -21,19 +21,22 @@ from ikon.service.images import reachable
 from ikon.stores.registry import STAGING
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.intake import Bounds, Facts, lost
+from ikon.transfer.room import Room, require
 
 
 async def stage(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[bytes], *, size: int | None) -> None:
     """Keep an image's data until its import. size: bytes that the client announced, None when it did not.
 
-    Raises NotFound where nothing can be imported from there, ImageNotFound, Forbidden, StatusConflict, ImageTooLarge, StoreFull, StoreDown,
-    ClientGone, ImageDeleted. When it fails the image is queued again with the reason.
+    Raises NotFound where nothing can be imported from there, ImageNotFound, Forbidden, StatusConflict, ImageTooLarge, StoreFull,
+    RoomPromised, StoreDown, ClientGone, ImageDeleted. When it fails the image is queued again with the reason.
     """
     if DIRECT not in kit.settings.imports.methods:
         raise NotFound(f"'{DIRECT}' method is not available at this site.")
     attempt, most = new_attempt(kit, image_id, STAGING), kit.settings.limits.image_bytes
+    room = await kit.intake.rooms.measure(STAGING)
     async with kit.intake.undoing(ctx, attempt):
-        await kit.db.write(_begin_stage, ctx, attempt, record(kit, attempt, 0), size, most)
+        await kit.db.write(_begin_stage, ctx, attempt, record(kit, attempt, size or 0), size, most, room)
+        attempt.reserved = size or 0
         facts = await kit.intake.take_in(attempt, blocks, Bounds(size, most))
         await kit.lease.held()
         try:
@@ -45,12 +48,13 @@ async def stage(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[byt
     log.get().info("image staged", image=image_id, size_bytes=facts.size, request=ctx.request_id)
 
 
-def _begin_stage(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: int | None, most: int) -> None:
+def _begin_stage(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: int | None, most: int, room: Room) -> None:
     image = reachable(conn, ctx, attempt.image_id, lock=True)
     policy.require(ctx, "modify_image", image)
     images.move(conn, image, "queued", "uploading", size=None)
     if size is not None and size > most:
         raise ImageTooLarge(f"The incoming image is too large: {size} bytes are announced, {most} are allowed")
+    require(conn, room, copy.reserved)
     copies.intend(conn, copy)
 
 

@@ -31,18 +31,19 @@ class Convert:
             return
         disk = Disk(Path(urlsplit(staged.url).path), found, verdict.virtual_size)
 
-        async def make(target: Path) -> None:
-            await convert(
-                disk,
-                target,
-                wanted,
-                rules=kit.settings.conversion,
-                most=kit.settings.limits.image_bytes,
-                pool=kit.intake.pool,
-                progress=lambda done: work.moved(done, disk.virtual_size),
-            )
-
         async def fill(attempt: Attempt) -> Facts:
+            async def make(target: Path) -> None:
+                await convert(
+                    disk,
+                    target,
+                    wanted,
+                    rules=kit.settings.conversion,
+                    most=kit.settings.limits.image_bytes,
+                    pool=kit.intake.pool,
+                    progress=lambda done: work.moved(done, disk.virtual_size),
+                    reserve=lambda size: kit.intake.reserve(attempt, size),
+                )
+
             return await kit.intake.take_made(attempt, make)
 
         await staging.anew(kit, work, fill, lambda image: {"disk_format": wanted})
