@@ -68,7 +68,8 @@ class Rooms:
 def require(conn: Connection, room: Room, by: int, mine: str | None = None) -> None:
     """Make sure that so many bytes more fit, before their promise is recorded in the same transaction; its image is locked, usage is not.
 
-    mine: the copy that is promised more, None for one that begins. Raises StoreFull, and RoomPromised where they would fit if others did not write.
+    mine: the copy that is promised more, None for one that begins. Raises StoreFull, and RoomPromised where they would fit if others did
+    not write.
     """
     if room.free is None or by <= 0:
         return
