@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from ikon import log, policy
 from ikon.context import Context
-from ikon.db import copies, events, images, jobs
+from ikon.db import copies, events, images, instances, jobs
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import UUID, Image, Importing
@@ -22,6 +22,9 @@ from ikon.stores.registry import STAGING
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.intake import Bounds, Facts, lost
 from ikon.transfer.room import Room, require
+
+#: Jobs of an image, the latest, that are looked at for data which they have fetched.
+LOOKED_AT = 10
 
 
 async def stage(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[bytes], *, size: int | None) -> None:
@@ -96,7 +99,8 @@ def _start(
         raise BadRequest(f"Image is already present at store '{next(store for store in named if store in image.stores)}'")
     if not targets:
         return None
-    staged = staged_copy(conn, image) if request.method == DIRECT else None
+    fetched, staged = fetched_before(conn, image, request)
+    staged = staged_copy(conn, image) if request.method == DIRECT else staged
     queue = node_queue(staged.node) if staged and staged.node else ANY
     status = image.status if request.method == COPY else "importing"
     image = images.save(conn, image, msgspec.structs.replace(image, status=status, importing=Importing(job_id, targets)))
@@ -108,7 +112,7 @@ def _start(
             id=job_id,
             kind="copy" if request.method == COPY else "import",
             image_id=image_id,
-            input=asked | ({"staged": staged.id} if staged else {}),
+            input=asked | ({"fetched": fetched} if fetched else {"staged": staged.id} if staged else {}),
             project=image.owner or ctx.project or "",
             store=targets[0],
             queue=queue,
@@ -133,6 +137,16 @@ def _steps(kit: Kit, request: Request) -> list[str]:
         "store": True,
     }
     return [name for name, wanted in chosen.items() if wanted]
+
+
+def fetched_before(conn: Connection, image: Image, request: Request) -> tuple[dict[str, str] | None, Copy | None]:
+    """What an earlier import has fetched from the same URL, as it noted it, and its copy; unless it is gone, or on a node that is away."""
+    for job in reversed(jobs.of_image(conn, image.id, LOOKED_AT) if request.method == WEB else []):
+        noted = job.checkpoint.get("fetched")
+        copy = copies.get(conn, noted["copy"]) if noted and job.input["request"].get("uri") == request.uri else None
+        if copy and copy.state in copies.STAGED and (copy.node is None or instances.serves(conn, copy.node)):
+            return noted, copy
+    return None, None
 
 
 def staged_copy(conn: Connection, image: Image) -> Copy:

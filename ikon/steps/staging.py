@@ -1,7 +1,8 @@
 """What steps that bring or change staged data have in common: the data before it, the data after it, and which of them counts."""
 
 import functools
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
@@ -41,15 +42,23 @@ def find(conn: Connection, job: Job) -> tuple[Image, Copy]:
     return image, named[0]
 
 
-async def anew(kit: Kit, work: Work, fill: Callable[[Attempt], Awaitable[Facts]], changes: Changes = lambda image: {}) -> None:
-    """End a step with new staged data in place of any before. fill: writes it under an attempt of its own."""
+async def anew(
+    kit: Kit,
+    work: Work,
+    fill: Callable[[Attempt], Awaitable[Facts]],
+    changes: Changes = lambda image: {},
+    notes: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """End a step with new staged data in place of any before. fill: writes it under an attempt of its own. notes: for the checkpoint."""
     assert work.job.image_id is not None
     ctx, attempt = context(work.job), new_attempt(kit, work.job.image_id, STAGING)
     async with kit.intake.undoing(ctx, attempt):
         await kit.db.write(_begin, work.job, record(kit, attempt, 0))
         facts = await fill(attempt)
         queue = node_queue(kit.lease.node) if kit.stores[STAGING].local else None
-        await work.end(functools.partial(_finish, copy_id=attempt.copy_id, me=kit.lease.id, size=facts.size, queue=queue, changes=changes))
+        await work.end(
+            functools.partial(_finish, copy_id=attempt.copy_id, me=kit.lease.id, size=facts.size, queue=queue, changes=changes, notes=notes)
+        )
 
 
 def _begin(conn: Connection, job: Job, row: Copy) -> None:
@@ -58,7 +67,9 @@ def _begin(conn: Connection, job: Job, row: Copy) -> None:
     copies.intend(conn, row)
 
 
-def _finish(conn: Connection, job: Job, *, copy_id: str, me: str, size: int, queue: str | None, changes: Changes) -> dict[str, Any]:
+def _finish(
+    conn: Connection, job: Job, *, copy_id: str, me: str, size: int, queue: str | None, changes: Changes, notes: Mapping[str, Any]
+) -> dict[str, Any]:
     image = images.lock(conn, job.image_id or "")
     if image is None or not copies.finish(conn, copy_id, me, size):
         raise lost(conn, job.image_id or "")
@@ -66,7 +77,7 @@ def _finish(conn: Connection, job: Job, *, copy_id: str, me: str, size: int, que
     images.save(conn, image, msgspec.structs.replace(image, size=size, **changes(image)))
     if queue is not None:
         jobs.route(conn, job, queue)  # only this node can go on
-    return {"staged": copy_id}
+    return {"staged": copy_id, **notes}
 
 
 async def watched(blocks: AsyncIterable[bytes], work: Work, size: int | None) -> AsyncIterator[bytes]:

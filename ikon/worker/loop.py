@@ -11,7 +11,7 @@ from ikon import log
 from ikon.db import images, jobs
 from ikon.kit import Kit
 from ikon.model.job import ANY, ENDED, Job, Limits, is_worn_out, may_try_again, node_queue, retry_in_s
-from ikon.problems import Cancelled, Interrupted, OutcomeUnknown, Problem, ServerFailed, Unavailable, WornOut
+from ikon.problems import Cancelled, ImageDeleted, Interrupted, OutcomeUnknown, Problem, ServerFailed, Unavailable, WornOut
 from ikon.steps.base import Change, Step, Stopped
 from ikon.threads import GIVES_WAY
 from ikon.worker.kinds import Kind
@@ -246,7 +246,8 @@ def _end_step(conn: Connection, job: Job, number: int, change: Change, *, last: 
 
 def _end(conn: Connection, job: Job, kind: Kind, why: Problem) -> None:
     _lock_image(conn, job)
-    if jobs.finish(conn, job, "cancelled" if why is CANCELLED else "failed", reason=str(why)):
+    unwanted = isinstance(why, (Cancelled, ImageDeleted))
+    if jobs.finish(conn, job, "cancelled" if unwanted else "failed", reason=str(why)):
         kind.gave_up(conn, job, why)
 
 
