@@ -70,8 +70,8 @@ def _finish_stage(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts
     events.add(conn, ctx, "image.stage", image)
 
 
-async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> None:
-    """Enqueue an import, or a copy of an active image into more stores.
+async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str | None:
+    """Enqueue an import, or a copy of an active image into more stores. Returns the job's id, None where there is nothing to do.
 
     Raises Conflict for a store that is not configured, ImageNotFound, Forbidden, StatusConflict, BadRequest.
     """
@@ -82,9 +82,12 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> None
     if request.uri is not None:
         kit.fetcher.check(request.uri)
     job_id = new_id()
-    if queue := await kit.db.write(_start, ctx, image_id, request, named, job_id, _steps(kit, request)):
-        kit.queue.ring(queue)
-        log.get().info("import enqueued", image=image_id, job=job_id, method=request.method, request=ctx.request_id)
+    queue = await kit.db.write(_start, ctx, image_id, request, named, job_id, _steps(kit, request))
+    if queue is None:
+        return None
+    kit.queue.ring(queue)
+    log.get().info("import enqueued", image=image_id, job=job_id, method=request.method, request=ctx.request_id)
+    return job_id
 
 
 def _start(
