@@ -1,17 +1,23 @@
 """Convert staged data to the disk format that the operator wants all imported images to have."""
 
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+from sqlalchemy import Connection
+
+from ikon.db import jobs
 from ikon.db.copies import Copy
 from ikon.formats.inspector import PLAIN, Inspector, Verdict
 from ikon.kit import Kit
 from ikon.model.image import Image
+from ikon.model.job import Job, converting_queue, plain_queue
 from ikon.steps import staging
-from ikon.steps.base import Work
+from ikon.steps.base import NotNow, Work
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.convert import READ, Disk, convert
 from ikon.transfer.intake import Facts
+from ikon.transfer.turns import Turns
 
 
 class Convert:
@@ -21,13 +27,25 @@ class Convert:
     name = "convert"
 
     async def run(self, kit: Kit, work: Work) -> None:
-        """See Step."""
+        """See Step. Raises NotNow when this node has no turn left."""
+        waiting = converting_queue(work.job.queue)
+        has_turn = False
+        try:
+            with turns(kit).take() as has_turn:
+                if not has_turn:
+                    raise NotNow(waiting)
+                await self._run(kit, work)
+        finally:
+            if has_turn:
+                kit.queue.ring(waiting)
+
+    async def _run(self, kit: Kit, work: Work) -> None:
         wanted = kit.settings.conversion.output_format
         image, staged = await kit.db.read(staging.find, work.job)
         verdict = await self._inspected(kit, image, staged)
         found = "raw" if verdict.format in PLAIN else verdict.format
         if image.container_format != "bare" or found not in READ or found == wanted or verdict.virtual_size is None:
-            await work.end(lambda conn, job: {})
+            await work.end(_end)
             return
         disk = Disk(Path(urlsplit(staged.url).path), found, verdict.virtual_size)
 
@@ -57,3 +75,14 @@ class Convert:
 
     async def undo(self, kit: Kit, work: Work) -> None:
         """See WebDownload: nothing is left."""
+
+
+def turns(kit: Kit) -> Turns:
+    """Turns to convert, on this node."""
+    return Turns(kit.settings.run, "convert", kit.settings.conversion.at_once)
+
+
+def _end(conn: Connection, job: Job) -> dict[str, Any]:
+    """There was nothing to convert, and there is no turn to wait for any more."""
+    jobs.route(conn, job, plain_queue(job.queue))
+    return {}
