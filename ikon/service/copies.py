@@ -53,7 +53,7 @@ def _begin(conn: Connection, ctx: Context, attempt: Attempt, row: Copy, limit: i
     if any(c.store == attempt.store and c.state == "writing" for c in found):
         raise Conflict(f"Image is being copied to store '{attempt.store}' already.")
     row = msgspec.structs.replace(row, project=image.owner or ctx.project, reserved=image.size or 0)
-    require(conn, room, row.reserved)
+    require(conn, room, row.reserved, image.id)
     copies.intend(conn, row)
     quota.charge(conn, row.project, row.reserved, limit)
     return image, found

@@ -87,7 +87,7 @@ def _begin(
     if size is not None and size > most:
         raise ImageTooLarge(f"The incoming image is too large: {size} bytes are announced, {most} are allowed")
     copy = msgspec.structs.replace(copy, project=image.owner or ctx.project)
-    require(conn, room, copy.reserved)
+    require(conn, room, copy.reserved, image.id)
     copies.intend(conn, copy)  # the row before the bytes: docs/design/invariants.md, 1
     events.add(conn, ctx, "image.prepare", image, attempt.store)
     quota.charge(conn, copy.project, copy.reserved, limit)

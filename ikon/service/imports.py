@@ -57,7 +57,7 @@ def _begin_stage(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, s
     images.move(conn, image, "queued", "uploading", size=None)
     if size is not None and size > most:
         raise ImageTooLarge(f"The incoming image is too large: {size} bytes are announced, {most} are allowed")
-    require(conn, room, copy.reserved)
+    require(conn, room, copy.reserved, image.id)
     copies.intend(conn, copy)
 
 

@@ -1,25 +1,27 @@
 """What steps that bring or change staged data have in common: the data before it, the data after it, and which of them counts."""
 
 import functools
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
 
+from ikon import quota
 from ikon.context import Context, new_request_id
 from ikon.db import copies, images, jobs
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import Image
 from ikon.model.job import ANY, Job, node_queue
-from ikon.problems import StagedDataGone
+from ikon.problems import StagedDataGone, StoreFull
 from ikon.service.data import drop_staged, new_attempt, record
 from ikon.steps.base import Work
 from ikon.stores.registry import STAGING
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.intake import Facts, lost
+from ikon.transfer.room import Room, require
 
 #: Changes of the image's record beside its staged data, given what it was.
 Changes = Callable[[Image], dict[str, Any]]
@@ -59,6 +61,31 @@ async def anew(
         await work.end(
             functools.partial(_finish, copy_id=attempt.copy_id, me=kit.lease.id, size=facts.size, queue=queue, changes=changes, notes=notes)
         )
+
+
+async def admit(kit: Kit, work: Work, size: int) -> None:
+    """Promise a job that fetches so many bytes room for them in its stores and in its project's quota, before the first of them comes.
+
+    Raises StoreFull, RoomPromised, QuotaExceeded, and what `lost` does.
+    """
+    rooms = [await kit.intake.rooms.measure(store) for store in work.job.input["stores"]]
+    await kit.db.write(_admit, work.job, size, rooms, kit.settings.quota.bytes)
+
+
+def _admit(conn: Connection, job: Job, size: int, rooms: Sequence[Room], limit: int) -> None:
+    image, held = images.lock(conn, job.image_id or ""), jobs.lock(conn, job)
+    if image is None or held is None:
+        raise lost(conn, job.image_id or "")
+    full: list[StoreFull] = []
+    for room in rooms:
+        try:
+            require(conn, room, size * sum(each.store in room.stores for each in rooms), image.id)
+        except StoreFull as problem:
+            full.append(problem)
+    if full and (job.input["request"]["must_succeed"] or len(full) == len(rooms)):
+        raise full[0]
+    jobs.end_step(conn, held, held.step, held.checkpoint | {"promised": size})
+    quota.require(conn, image.owner or job.project, size * (len(rooms) - len(full)), limit, image.id)
 
 
 def _begin(conn: Connection, job: Job, row: Copy) -> None:

@@ -84,14 +84,14 @@ class Store:
         full: dict[str, Problem] = {}
         for row in rows:
             try:
-                require(conn, rooms[row.store], size)
+                require(conn, rooms[row.store], size, image.id)
             except StoreFull as problem:
                 if job.input["request"]["must_succeed"] or len(full) + 1 == len(rows):
                     raise
                 full[row.id] = problem
             else:
                 copies.intend(conn, msgspec.structs.replace(row, project=project, reserved=size))
-        quota.charge(conn, project, size * (len(rows) - len(full)), limit)
+        quota.charge(conn, project, size * (len(rows) - len(full)), limit, image.id)
         return image, sources, full
 
     def _reading(self, kit: Kit, image: Image, sources: list[Copy]) -> contextlib.AbstractAsyncContextManager[Reader]:

@@ -54,6 +54,10 @@ class Before(NamedTuple):
         return self.copy.size - (self.copy.state == "ready")
 
 
+class _NoRoomBeside(Exception):
+    """There may be room for the whole, but not beside what is kept of it."""
+
+
 class WebDownload:
     """Fetches the URL that the request names, and compares the digest if it names one. What comes of a source that breaks off is kept."""
 
@@ -65,9 +69,7 @@ class WebDownload:
             try:
                 await self._bring(kit, work, before)
                 return
-            except RoomPromised:
-                raise
-            except (SourceChanged, DataUnavailable, StoreFull) as problem:  # there may be room for the whole, but not for a part beside it
+            except (SourceChanged, DataUnavailable, _NoRoomBeside) as problem:
                 log.get().info("fetched from the beginning", job=work.job.id, image=work.job.image_id, because=str(problem))
                 if await kit.db.write(copies.condemn, before.copy):
                     await kit.intake.remove(msgspec.structs.replace(before.copy, state="deleting"))
@@ -83,7 +85,10 @@ class WebDownload:
         asked, most = work.job.input["request"], kit.settings.limits.image_bytes
         offset, validator = (before.ends, before.validator) if before else (0, None)
         async with kit.fetcher.open(asked["uri"], offset=offset, validator=validator, limit=most) as source:
-            await kit.intake.reserve(attempt, source.size or 0)
+            if source.size is not None:
+                await self._reserve(kit, attempt, source.size, before)
+                await staging.admit(kit, work, source.size)
+                notes["promised"] = source.size
             came = _Came(source, self._data(kit, before, source))
             blocks = staging.watched(compared(came, asked.get("digest"), came.is_whole), work, source.size)
             facts = await kit.intake.take_in(attempt, blocks, Bounds(None, most))
@@ -94,6 +99,14 @@ class WebDownload:
             await kit.db.write(_keep, work.job, attempt, kit.lease.id, facts.size, queue, notes)
             raise came.broken
         return facts
+
+    async def _reserve(self, kit: Kit, attempt: Attempt, size: int, before: Before | None) -> None:
+        try:
+            await kit.intake.reserve(attempt, size)
+        except StoreFull as problem:
+            if before is None or isinstance(problem, RoomPromised):
+                raise
+            raise _NoRoomBeside(str(problem)) from None
 
     async def _data(self, kit: Kit, before: Before | None, source: Source) -> AsyncIterator[bytes]:
         """What is there already, checked, and what the source has behind it."""

@@ -325,7 +325,7 @@ async def _counted(blocks: AsyncIterable[bytes], bounds: Bounds, grow: Callable[
 
 
 def _reserve(conn: Connection, attempt: Attempt, me: str, wanted: int, room: Room, charge: Charge | None) -> None:
-    require(conn, room, wanted - attempt.reserved, attempt.copy_id)
+    require(conn, room, wanted - attempt.reserved, attempt.image_id)
     if not copies.reserve(conn, attempt.copy_id, me, wanted):
         raise lost(conn, attempt.image_id)
     if charge is not None:

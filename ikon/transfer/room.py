@@ -23,12 +23,14 @@ MEASURE_S = 2.0
 class Room(msgspec.Struct, frozen=True):
     """What was measured of a store before a transaction.
 
-    stores: those on the same disk. places: what is locked for it. free: bytes, None where the store cannot tell. written: bytes that
-    attempts had on the disk by then, by copy id. left: bytes that they had still to write of what they were promised.
+    stores: those on the same disk. local: which of them are this node's own. places: what is locked for it. free: bytes, None where the
+    store cannot tell. written: bytes that attempts had on the disk by then, by copy id. left: bytes that they had still to write of what
+    they were promised.
     """
 
     store: str
     stores: list[str]
+    local: list[str]
     node: str
     places: list[str]
     free: int | None
@@ -59,29 +61,34 @@ class Rooms:
         except (Problem, TimeoutError) as problem:
             log.get().warning("room not known", store=store, because=str(problem) or "timed out")
         left = {promise.id: max(0, promise.reserved - written.get(promise.id, 0)) for promise in promises}
-        return Room(store, stores, self._node, [self._place(name) for name in stores], free, written, left)
+        local = [name for name in stores if self._stores[name].local]
+        return Room(store, stores, local, self._node, [self._place(name) for name in stores], free, written, left)
 
     def _place(self, store: str) -> str:
         return f"r:{store}@{self._node}"[:300] if self._stores[store].local else f"r:{store}"
 
 
-def require(conn: Connection, room: Room, by: int, mine: str | None = None) -> None:
-    """Make sure that so many bytes more fit, before their promise is recorded in the same transaction; its image is locked, usage is not.
+def require(conn: Connection, room: Room, by: int, image_id: str) -> None:
+    """Make sure that so many bytes more of an image fit, before their promise is recorded in the same transaction.
 
-    mine: the copy that is promised more, None for one that begins. Raises StoreFull, and RoomPromised where they would fit if others did
-    not write.
+    The image is locked already, usage is not. Raises StoreFull, and RoomPromised where they would fit if others did not write.
     """
     if room.free is None or by <= 0:
         return
     rows.lock(conn, room.places)
     left = dict(room.left)  # of attempts that have ended since, too: their bytes may have come after the disk was looked at
     for promise in rows.promises(conn, room.stores, room.node):
-        left[promise.id] = max(0, promise.reserved - room.written.get(promise.id, 0))
-    by += left.pop(mine, 0) if mine else 0
-    promised = sum(left.values())
+        rest = max(0, promise.reserved - room.written.get(promise.id, 0))
+        left[promise.id] = 0 if promise.image_id == image_id else rest
+        by += rest if promise.image_id == image_id else 0
+    promised = sum(left.values()) + sum(each.size for each in rows.ahead(conn) if each.image_id != image_id and _is_here(each, room))
     if by + promised <= room.free:
         return
     what, where = ("The staging area", "[staging] path") if room.store == STAGING else (f"Store {room.store}", f"[stores.{room.store}]")
     kind = StoreFull if by > room.free else RoomPromised
-    others = f", of which {promised} are promised to what is being written" if promised else ""
+    others = f", of which {promised} are promised to others" if promised else ""
     raise kind(f"{what} has no room for this: {by} bytes are asked for, {room.free} are free{others}. Its setting is {where}")
+
+
+def _is_here(ahead: rows.Ahead, room: Room) -> bool:
+    return ahead.store in room.stores and (ahead.store not in room.local or ahead.node == room.node)

@@ -1,21 +1,26 @@
 """Room on a disk is promised before the first byte and never twice, on every database; a promise ends with the work that it was made for."""
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from ikon.context import Context
-from ikon.db import instances, room, schema
+from ikon.db import instances, jobs, room, schema
 from ikon.db.engine import make_engine
 from ikon.kit import Kit
 from ikon.model.image import parse_new
+from ikon.model.job import ANY, Job, Limits, New
 from ikon.periodic import reaper
 from ikon.problems import Problem, RoomPromised, StoreFull, TooLarge
+from ikon.queue import new_id
 from ikon.service import data, imports
 from ikon.service import images as verbs
+from ikon.steps import staging
 from tests.contract.test_verbs_databases import ALICE, QUOTA, kit_on
 
 MIB = 1 << 20
@@ -29,7 +34,7 @@ async def kit(database_url: str, small_disk: Path) -> AsyncIterator[Kit]:
         yield made
 
 
-async def new(kit: Kit, who: Context = ALICE) -> str:
+async def new_image(kit: Kit, who: Context = ALICE) -> str:
     return (await verbs.create(kit, who, parse_new({"disk_format": "raw", "container_format": "bare"}))).id
 
 
@@ -57,7 +62,7 @@ class Gate:
 
 async def put(kit: Kit, gate: Gate, size: int, *, store: str | None = None, announced: bool = True) -> Problem | None:
     """Upload into a store, or stage where none is named. Returns why it failed."""
-    image, stream, given = await new(kit), gate.stream(size), size if announced else None
+    image, stream, given = await new_image(kit), gate.stream(size), size if announced else None
     try:
         if store:
             await data.upload(kit, ALICE, image, stream, store=store, size=given)
@@ -97,7 +102,7 @@ async def test_what_was_written_of_a_promise_does_not_count_twice_and_its_end_gi
 
     assert isinstance(refused, RoomPromised)
     assert str(refused).startswith("Store two has no room for this: 2097152 bytes are asked for, ")
-    assert "are promised to what is being written. Its setting is [stores.two]" in str(refused)
+    assert "are promised to others. Its setting is [stores.two]" in str(refused)
     assert await put(kit, large, 4 * MIB, store="two") is None
 
 
@@ -129,7 +134,7 @@ async def test_what_fits_nowhere_is_refused_by_name_and_leaves_nothing(kit: Kit,
 
 
 async def test_the_promise_to_a_process_that_died_is_free_again(kit: Kit, database_url: str) -> None:
-    image, gate = await new(kit), Gate()
+    image, gate = await new_image(kit), Gate()
     gate.open.set()
     attempt = data.new_attempt(kit, image, "one")
     row = msgspec.structs.replace(data.record(kit, attempt, 6 * MIB), instance="ghost")
@@ -144,8 +149,46 @@ async def test_the_promise_to_a_process_that_died_is_free_again(kit: Kit, databa
     assert await put(kit, gate, 6 * MIB) is None
 
 
+async def fetching(kit: Kit, instance: str, size: int, *stores: str) -> Job:
+    """A running job that fetches so many bytes, and has been promised their place in stores."""
+    new = New(id=new_id(), kind="import", image_id=await new_image(kit), input=job_input(stores), project="alpha")
+    await kit.db.write(jobs.enqueue, new)
+    job = await kit.db.write(jobs.claim, instance, [ANY], Limits(), [], random.Random(1))
+    assert job is not None
+    rooms = [await kit.intake.rooms.measure(store) for store in stores]
+    await kit.db.write(staging._admit, job, size, rooms, QUOTA)
+    return job
+
+
+def job_input(stores: tuple[str, ...]) -> dict[str, Any]:
+    return {"request": {"method": "web-download", "must_succeed": True}, "stores": list(stores)}
+
+
+@pytest.mark.parametrize("end", ["done", "killed"])
+async def test_a_job_that_fetches_is_promised_its_place_in_its_stores_until_it_ends(kit: Kit, end: str) -> None:
+    await kit.db.write(instances.enlist, "ghost", "here", alone=False)
+    job = await fetching(kit, "ghost", 3 * MIB, "one", "two")
+    gate = Gate()
+    gate.open.set()
+
+    refused = await put(kit, gate, 3 * MIB)
+    with pytest.raises(StoreFull):
+        await fetching(kit, kit.lease.id, 3 * MIB, "one", "two")
+    await kit.db.write(instances.retire, "ghost") if end == "killed" else await kit.db.write(jobs.finish, job, "done")
+
+    assert isinstance(refused, RoomPromised)
+    assert await put(kit, gate, 7 * MIB) is None
+
+
+async def test_two_stores_on_one_disk_need_their_room_twice(kit: Kit) -> None:
+    with pytest.raises(StoreFull) as problem:
+        await fetching(kit, kit.lease.id, 5 * MIB, "one", "two")
+
+    assert f"{10 * MIB} bytes are asked for" in str(problem.value)
+
+
 async def test_a_promise_on_another_nodes_own_disk_takes_no_room_here(kit: Kit) -> None:
-    image, gate = await new(kit), Gate()
+    image, gate = await new_image(kit), Gate()
     gate.open.set()
     attempt = data.new_attempt(kit, image, "one")
     row = msgspec.structs.replace(data.record(kit, attempt, 6 * MIB), node="elsewhere")

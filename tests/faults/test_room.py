@@ -61,7 +61,7 @@ def test_room_that_was_promised_to_a_killed_server_is_free_at_its_next_start(ser
 
     assert (refused.status, refused.reason) == (413, "Request Entity Too Large")
     assert refused.message.startswith("Store one has no room for this: 5242880 bytes are asked for, ")
-    assert "are promised to what is being written. Its setting is [stores.one]" in refused.message
+    assert "are promised to others. Its setting is [stores.one]" in refused.message
     assert str(small_disk) not in refused.message
     assert upload(server, 6 * MIB).status == 204
 
@@ -86,7 +86,7 @@ def test_an_import_that_would_fit_if_others_did_not_write_waits_for_them(server:
     with half_sent(server, 4 * MIB):
         job = imported(server, bytes(3 * MIB), "waiting")
 
-        assert "are promised to what is being written" in job["reason"]
+        assert "are promised to others" in job["reason"]
     eventually(lambda: server.show(job["image"])["status"] == "active", 60)
 
 
