@@ -146,6 +146,9 @@ class Conversion(Struct, frozen=True, forbid_unknown_fields=True):
     output_format: Annotated[
         Literal["", "raw", "qcow2", "vmdk"], Meta(description="disk_format that imported images are converted to; empty: none is.")
     ] = ""
+    at_once: Annotated[
+        Positive, Meta(description="Conversions at once on a node, of all processes with this data directory; others wait in the queue.")
+    ] = 2
     memory_mib: Annotated[int, Meta(ge=256, description="MiB of addresses that a conversion may take.")] = 1024
     cpu_s_gib: Annotated[Seconds, Meta(description="Seconds of processor time for each GiB of the disk, besides 60.")] = 60.0
     time_s_gib: Annotated[Seconds, Meta(description="Seconds for each GiB of the disk, besides 60.")] = 300.0

@@ -128,6 +128,8 @@ CAUSES = [
           "Raise quota.bytes, or have the project delete images", "Delete images, or ask the operator for more"),
     # where it is to go
     Cause("StoreFull", "A disk is full: {said}", "Make room in the store, or name another one", OTHER_STORE),
+    Cause("RoomPromised", "A disk has room, which is promised to others who are writing: {said}",
+          "Wait until they have ended, or make room", "Try again when others have ended"),
     Cause("NoRoom", "There is no room to work on the image: {said}", "Make room in the staging area", "Try again later"),
     Cause("StoreDenied", "A store refuses to be written to: {said}",
           "Let the server's user write there; is it mounted read-only?", OTHER_STORE),
@@ -188,7 +190,8 @@ CAUSES = [
     Cause("", "The broker is away, so that no process is told of it; each looks for work by itself every ten seconds",
           "Start RabbitMQ: ikon doctor", GOES_ON, where=r"^now\.job\.queued unheard"),
     Cause("", "No process has taken it for {seconds} s: all are busy, none does jobs, or the broker is away",
-          "Look at ikon jobs list, at [jobs] slots and at the broker", "Wait, or ask the operator", where=r"^now\.job\.queued long"),
+          "Look at ikon jobs list, at [jobs] slots, [conversion] at_once and at the broker", "Wait, or ask the operator",
+          where=r"^now\.job\.queued long"),
     Cause("", "The server process at work on it has ended, or is silent", "Nothing: another takes over within a minute", GOES_ON,
           where=r"^now\.(job\.running|taking) (\w+ )?(silent|gone)"),
     Cause("", "A copy of its data is damaged or gone, in store {store}", COPY, TOLD, where=r"^now\.suspect"),

@@ -16,6 +16,14 @@ class Stopped(Exception):
     """The job must end here: it was cancelled, or taken away, or this process is stopping."""
 
 
+class NotNow(Exception):
+    """The step must wait for its turn, without failing and without a slot: in this queue, from which only those claim who have a turn."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(queue)
+        self.queue = queue
+
+
 class Work(Protocol):
     """A job at work, as its steps see it."""
 

@@ -13,7 +13,7 @@ import re
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import msgspec
@@ -64,14 +64,16 @@ async def convert(
     most: int,
     pool: Pool,
     progress: Callable[[int], None] = lambda done: None,
+    reserve: Callable[[int], Awaitable[object]] | None = None,
     certain: Callable[[], bool] = lambda: True,
 ) -> None:
     """Write a disk in another format into a new file, which only this user can read, in a directory that nobody else can write to.
 
-    most: bytes that the file may have. progress: told bytes of the disk that are done. certain: asked again and again; while it says no
-    the child stands still. Call it on a loop whose thread lives as long as the process: the child dies with that thread. The file is
-    not synced. When it fails, or is cancelled, there is no child and no file; when this process is killed there is no child. Raises
-    ConversionFailed, ConversionUnavailable, ImageTooLarge, NoRoom; FileExistsError.
+    most: bytes that the file may have. progress: told bytes of the disk that are done. reserve: asked, before the file has any, for the
+    bytes that it may come to have; what it raises ends this. certain: asked again and again; while it says no the child stands still.
+    Call it on a loop whose thread lives as long as the process: the child dies with that thread. The file is not synced. When it fails,
+    or is cancelled, there is no child and no file; when this process is killed there is no child. Raises ConversionFailed,
+    ConversionUnavailable, ImageTooLarge, NoRoom; FileExistsError.
     """
     if disk.format not in READ or form not in WRITTEN:
         raise ConversionFailed(
@@ -89,13 +91,26 @@ async def convert(
 
     async with _files(disk, target, pool) as (readable, writable):
         node = {"driver": READ[disk.format], "backing": None, "file": {"driver": "file", "filename": _name(readable), "locking": "off"}}
-        line = [program, "convert", "-p", f"json:{json.dumps(node)}", "-O", form, _name(writable)]
+        source, allowed_s = f"json:{json.dumps(node)}", LEAST_S + rules.time_s_gib * gib
+        if reserve is not None:
+            measure = [program, "measure", "--output", "json", "-O", "qcow2", source]
+            told_of = await _Child(command(measure, bounds, readable, writable), (readable, writable), lambda percent: None).end(
+                allowed_s, certain
+            )
+            await reserve(disk.virtual_size if form == "raw" else min(room, _required(told_of) or room))
+        line = [program, "convert", "-p", source, "-O", form, _name(writable)]
         child = _Child(command(line, bounds, readable, writable), (readable, writable), told)
-        end = await child.end(LEAST_S + rules.time_s_gib * gib, certain)
+        end = await child.end(allowed_s, certain)
         if end.status != 0:
             stat = await pool.run(os.fstatvfs, writable)
             full = stat.f_bavail * stat.f_frsize < FULL_BYTES
             raise _problem(end, disk, form, most if room == most else None, full=full)
+
+
+def _required(end: End) -> int | None:
+    """Bytes that qemu-img measured for a qcow2 file, with some for the tables of a VMDK. None where it could not."""
+    found = re.search(r'"required": ([0-9]{1,19})', end.said) if end.status == 0 else None
+    return int(found[1]) + int(found[1]) // 64 + MIB if found else None
 
 
 def _program() -> str:

@@ -282,7 +282,7 @@ class Source:
         if other_size or (self.at and self.validator and validator != self.validator):
             raise SourceChanged(because=f"it had {self.size} bytes as {self.validator}, and has {size} as {validator}")
         if self._limit is not None and size is not None and size > self._limit:
-            raise SourceTooLarge(because=f"{size} bytes announced, {self._limit} allowed")
+            raise SourceTooLarge(f"The source has {size} bytes, {self._limit} are allowed", because="as it announced")
         self.size, self.validator, self._known = size, validator, True
         self._waited, self._came = 0.0, 0
 
@@ -308,7 +308,7 @@ class Source:
                 raise _Passing(SourceTooSlow(because=f"{rate:.0f} bytes a second"))
         end = self.at + len(block)
         if self._limit is not None and end > self._limit:
-            raise SourceTooLarge(because=f"more than the {self._limit} bytes allowed")
+            raise SourceTooLarge(f"The source has more than the {self._limit} bytes that are allowed", because="as it came")
         if self.size is not None and (end > self.size or (not block and end < self.size)):
             raise SourceBroken(because=f"{end} bytes where {self.size} were announced")
         return block

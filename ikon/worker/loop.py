@@ -10,9 +10,10 @@ from sqlalchemy import Connection
 from ikon import log
 from ikon.db import images, jobs
 from ikon.kit import Kit
-from ikon.model.job import ANY, ENDED, Job, Limits, is_worn_out, may_try_again, node_queue, retry_in_s
-from ikon.problems import Cancelled, Interrupted, OutcomeUnknown, Problem, ServerFailed, Unavailable, WornOut
-from ikon.steps.base import Change, Step, Stopped
+from ikon.model.job import ANY, ENDED, Job, Limits, converting_queue, is_worn_out, may_try_again, node_queue, retry_in_s
+from ikon.problems import Cancelled, ImageDeleted, Interrupted, OutcomeUnknown, Problem, ServerFailed, Unavailable, WornOut
+from ikon.steps.base import Change, NotNow, Step, Stopped
+from ikon.steps.convert import turns
 from ikon.threads import GIVES_WAY
 from ikon.worker.kinds import Kind
 
@@ -100,6 +101,7 @@ class Worker:
         self._kit, self._kinds, self._slots, self._limits = kit, kinds, slots, limits
         self._gives_way = gives_way
         self._queues = (ANY, node_queue(kit.lease.node))
+        self._converting = tuple(converting_queue(queue) for queue in self._queues)
         self._running: dict[str, Running] = {}
         self._claiming = asyncio.Lock()  # while it is free, what is recorded as ours is known here
         self._random = random.Random()  # noqa: S311  spreads claims, guards nothing
@@ -109,7 +111,7 @@ class Worker:
     async def run(self) -> None:
         """Work until `stop`, then hand back what is not finished."""
         if self._slots:
-            self._kit.queue.listen(self._queues, lambda: len(self._running) < self._slots and not self._stopping)
+            self._kit.queue.listen(self._queues + self._converting, lambda: len(self._running) < self._slots and not self._stopping)
         again: list[float] = []
         async with asyncio.TaskGroup() as group:
             beat = group.create_task(self._beat())
@@ -133,10 +135,12 @@ class Worker:
             self._kit.queue.ring(queue)
         while len(self._running) < self._slots and not self._stopping:
             await self._kit.lease.held()
+            with turns(self._kit).take() as has_turn:
+                queues = self._queues + self._converting if has_turn else self._queues
             async with self._claiming:
                 steady = self._kit.lease.steady_since
                 found = await self._kit.db.write(
-                    jobs.claim, self._kit.lease.id, self._queues, self._limits, list(self._running), self._random, list(self._kinds)
+                    jobs.claim, self._kit.lease.id, queues, self._limits, list(self._running), self._random, list(self._kinds)
                 )
                 if found is None:
                     return job is not None
@@ -196,6 +200,8 @@ class Worker:
                 log.get().info("job done", job=job.id, kind=job.kind, image=job.image_id)
         except (asyncio.CancelledError, Stopped):
             await self._stopped(running)
+        except NotNow as wait:
+            await self._await_turn(running, wait.queue)
         except Problem as problem:
             await self._failed(running, problem)
         except Exception:
@@ -218,6 +224,12 @@ class Worker:
         except Problem as error:
             self._unrecorded[job.id] = problem
             log.get().warning("job left as it is", job=job.id, because=str(error))  # the heartbeat hands it back
+
+    async def _await_turn(self, running: Running, queue: str) -> None:
+        try:
+            await self._kit.db.write(jobs.await_turn, running.job, queue)
+        except Problem as error:
+            log.get().warning("job left as it is", job=running.job.id, because=str(error))
 
     async def _stopped(self, running: Running) -> None:
         """Somebody has cancelled the job, or taken it away, or this process ends."""
@@ -268,7 +280,8 @@ def _end_step(conn: Connection, job: Job, number: int, change: Change, *, last: 
 
 def _end(conn: Connection, job: Job, kind: Kind, why: Problem) -> None:
     _lock_image(conn, job)
-    if jobs.finish(conn, job, "cancelled" if why is CANCELLED else "failed", reason=str(why)):
+    unwanted = isinstance(why, (Cancelled, ImageDeleted))
+    if jobs.finish(conn, job, "cancelled" if unwanted else "failed", reason=str(why)):
         kind.gave_up(conn, job, why)
 
 

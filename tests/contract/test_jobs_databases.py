@@ -388,3 +388,25 @@ async def test_an_end_whose_answer_is_lost_does_not_go_on_under_the_attempt_of_a
             await asyncio.sleep(0.5)
             assert (robbed.ran, second.ran) == (1, 0)
     mariadb.drop_database(url)
+
+
+async def test_a_job_that_waits_for_its_turn_is_claimed_by_those_who_have_one_and_does_not_wear_out(kit: Kit) -> None:
+    await kit.db.write(jobs.enqueue, wanted())
+    waiting = model.converting_queue(model.ANY)
+    for _ in range(model.MOST_ATTEMPTS + 1):
+        found = await kit.db.write(jobs.claim, kit.lease.id, [model.ANY, waiting], NONE, [], random.Random(1))
+        assert found
+        assert not model.is_worn_out(found)
+        assert await kit.db.write(jobs.await_turn, found, waiting)
+        assert not await kit.db.write(jobs.await_turn, found, waiting)
+
+    assert await claim(kit) is None
+    assert await kit.db.write(step_done, found.id) == 1
+    assert await kit.db.write(jobs.cancel, found.id) == "queued"
+    ending = await claim(kit)
+    assert ending
+    assert (ending.cancel, ending.queue) == (True, model.ANY)
+
+
+def step_done(conn: Connection, job_id: str) -> int:
+    return conn.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job_id).values(step=1)).rowcount
