@@ -33,6 +33,7 @@ from ikon.stores.registry import open_stores
 from ikon.transfer.fetch import Fetcher
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
+from ikon.transfer.post import Poster
 from ikon.worker.handlers.imports import KINDS
 from ikon.worker.kinds import Kinds
 from ikon.worker.loop import Worker
@@ -49,7 +50,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  #: malloc.h
 async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> AsyncIterator[Kit]:
     """All parts, ready to work, and let go of in order. processes: what runs by itself, to be run by hand too. Raises StartError."""
     stores, fetcher = open_stores(settings), Fetcher(settings)
-    senders = events.senders(settings)
+    senders = events.senders(settings, lambda setting, url: Poster(fetcher, setting, url).post)
     db = Database(settings.database, sinks=events.sinks(settings))
     lease = Lease(db, settings.node, settings.run)
     await lease.start()
@@ -205,9 +206,11 @@ async def _house(settings: Settings, *, serving: bool) -> AsyncIterator[Kit]:
     processes = [
         Process("reaper", reaper.run_once, reaper.EVERY_S, per_node=True, at_once=True),
         Process("updater", updater.run_once, updater.EVERY_S, per_node=False, at_once=False),
+        *(
+            Process(teller.role(sink.name), teller.of(sink.name), teller.EVERY_S, per_node=False, at_once=False)
+            for sink in events.sinks(settings)
+        ),
     ]
-    if events.sinks(settings):
-        processes.append(Process("teller", teller.run_once, teller.EVERY_S, per_node=False, at_once=False))
     async with open_kit(settings, processes) as kit, asyncio.TaskGroup() as group:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(reaper.take_over_lost(kit), TAKE_OVER_S)
