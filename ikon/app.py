@@ -34,6 +34,7 @@ from ikon.stores.registry import open_stores
 from ikon.transfer.fetch import Fetcher
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
+from ikon.transfer.post import Poster
 from ikon.worker.handlers.imports import KINDS
 from ikon.worker.kinds import Kinds
 from ikon.worker.loop import Worker
@@ -54,7 +55,7 @@ async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> Asy
         from ikon.policyfile import PolicyFile  # half a second that a server without one does not pay
 
         policy.follow(PolicyFile(settings.policy.file))
-    senders = events.senders(settings)
+    senders = events.senders(settings, lambda setting, url: Poster(fetcher, setting, url).post)
     keystone = Keystone(settings) if settings.identity == "keystone" else None
     db = Database(settings.database, sinks=events.sinks(settings))
     lease = Lease(db, settings.node, settings.run)
@@ -213,9 +214,11 @@ async def _house(settings: Settings, *, serving: bool) -> AsyncIterator[Kit]:
     processes = [
         Process("reaper", reaper.run_once, reaper.EVERY_S, per_node=True, at_once=True),
         Process("updater", updater.run_once, updater.EVERY_S, per_node=False, at_once=False),
+        *(
+            Process(teller.role(sink.name), teller.of(sink.name), teller.EVERY_S, per_node=False, at_once=False)
+            for sink in events.sinks(settings)
+        ),
     ]
-    if events.sinks(settings):
-        processes.append(Process("teller", teller.run_once, teller.EVERY_S, per_node=False, at_once=False))
     async with open_kit(settings, processes) as kit, asyncio.TaskGroup() as group:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(reaper.take_over_lost(kit), TAKE_OVER_S)

@@ -3,6 +3,7 @@
 The sentence beside each field is its help text; the reference page is made from them.
 """
 
+import base64
 import functools
 import ipaddress
 import os
@@ -257,6 +258,20 @@ class Events(Struct, frozen=True, forbid_unknown_fields=True):
     disabled_notifications: Annotated[
         list[str], Meta(description='Notifications that are not sent, by name or group, as "image.update" or "image.member".')
     ] = field(default_factory=list)
+    webhook: Annotated[
+        str,
+        Meta(
+            description="URL that every event is sent to by POST, http:// or https://; empty: none. It may be an inside one, whatever "
+            "[egress] says; `egress.ca_file` counts."
+        ),
+    ] = ""
+    webhook_secret: Annotated[
+        str,
+        Meta(
+            description="What webhooks are signed with: `whsec_` and base64 of 24 to 64 random bytes. Several, parted by spaces, sign side "
+            "by side. Best set by IKON_EVENTS__WEBHOOK_SECRET: it is a secret."
+        ),
+    ] = ""
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -474,7 +489,8 @@ def explain(error: msgspec.ValidationError, raw: Any, kind: Any, origin: Mapping
     given = raw
     for part in path:
         given = given.get(part) if isinstance(given, Mapping) else given
-    key, said = ".".join(filter(None, [where, *path])), "is missing" if missing else f"= {given!r}"
+    key = ".".join(filter(None, [where, *path]))
+    said = "is missing" if missing else "is no setting" if unknown else f"= {given!r}"  # what is misspelled may be a secret
     source = origin.get(path[0] if path else "", "")
     return f"config: {key} {said}{source and f' ({source})'}: {text}. {allowed}".rstrip()
 
@@ -509,6 +525,8 @@ def _completed(settings: Settings) -> Settings:
         _check_broker(settings.broker)
     if settings.identity == "keystone":
         _check_keystone(settings.keystone)
+    if settings.events.webhook:
+        webhook_keys(settings.events.webhook_secret)
     if settings.workers > 1 and changes["database"].startswith("sqlite:"):
         raise StartError(
             f"config: workers = {settings.workers}: SQLite is served by one process. Allowed: 1, or set database to MariaDB or PostgreSQL"
@@ -614,6 +632,20 @@ def _check_keystone(chosen: Keystone) -> None:
             raise StartError(f"config: keystone.memcached: {server!r}: {_help(Settings, ['keystone', 'memcached'])}")
     if chosen.memcached and not chosen.memcached_secret:
         raise StartError(f"config: keystone.memcached_secret is missing. {_help(Settings, ['keystone', 'memcached_secret'])}")
+
+
+def webhook_keys(secret: str) -> list[bytes]:
+    """The keys that webhooks are signed with, in the form of Standard Webhooks 1.0.0. Raises StartError, which does not repeat them."""
+    try:
+        keys = [base64.b64decode(text.removeprefix("whsec_"), validate=True) for text in secret.split()]
+    except ValueError:
+        keys = []
+    if not keys or not all(24 <= len(key) <= 64 for key in keys):
+        raise StartError(
+            "config: events.webhook_secret is missing, or is none. Allowed: whsec_ and base64 of 24 to 64 random bytes. "
+            'Make one: echo "whsec_$(openssl rand -base64 32)"'
+        )
+    return keys
 
 
 def _check_address(settings: Settings) -> None:

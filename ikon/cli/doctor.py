@@ -11,7 +11,7 @@ import click
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from ikon import broker
+from ikon import broker, events
 from ikon.cli.options import settings, settings_options
 from ikon.config import Settings, is_loopback
 from ikon.db import copies, deliveries, runs, schema, trash, users
@@ -142,16 +142,30 @@ def _events(chosen: Settings) -> list[Finding]:
     engine = make_engine(chosen.database)
     try:
         with engine.connect() as conn:
-            backlog = deliveries.backlog(conn)
+            found = deliveries.backlog(conn)
     except SQLAlchemyError:
         return []
     finally:
         engine.dispose()
-    remedy = "They were tried for a day; the log says why (event not told yet). When that is mended, restart a server: it tries them again"
+    configured = {sink.name for sink in events.sinks(chosen)}
     return [
-        Finding(f"events for {sink}", f"{count} untold, {parked} of them parked", remedy if parked else "")
-        for sink, count, parked in backlog
+        Finding(
+            f"events for {each.sink}",
+            f"{each.count} untold, {each.parked} of them parked, the oldest for {each.oldest_ms // 1000} s",
+            _untold(each, each.sink in configured),
+        )
+        for each in found
     ]
+
+
+def _untold(backlog: deliveries.Backlog, is_configured: bool) -> str:
+    if not is_configured:
+        return "No setting below [events] names it, so nobody tells them: set it again, or delete its rows in the table deliveries"
+    if backlog.parked:
+        return (
+            "They were tried for a day; the log says why (event not told yet). When that is mended, restart a server: it tries them again"
+        )
+    return "It does not take them; the log says why (event not told yet). They are tried again" if backlog.refused else ""
 
 
 def _stores(chosen: Settings) -> list[Finding]:
