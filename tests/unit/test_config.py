@@ -63,7 +63,7 @@ FILE = [
     ("regions = 3", "regions", "3", "[regions.NAME]"),
     ("[regions.east]", "regions.east.url", "is missing", "endpoint"),
     ("[regions.east]\nurl = 3", "regions.east.url", "3", "endpoint"),
-    ('[regions.east]\nurl = "http://a"\nwait = 3', "regions.east.wait", "3", "Known keys here: password"),
+    ('[regions.east]\nurl = "http://a"\nwait = 3', "regions.east.wait", "is no setting", "Known keys here: password"),
     *(
         (f'[regions.east]\nurl = "{url}"', "regions.east.url", "no endpoint", "http:// or https://")
         for url in (
