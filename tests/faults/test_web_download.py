@@ -205,7 +205,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             f'[egress]\nallowed_networks = ["{OUTSIDE}"]\nallowed_ports = [{broken}, {own.server_port}, {closed}]\nstall_s = {STALL_S}\n'
         )
         settings = f"[limits]\nimage_bytes = {MOST}\n[imports]\ndecompress = true\n[jobs]\nslots = 256\n{egress}"
-        env = {"LD_PRELOAD": str(library), "NAMES": str(names)}
+        proxies = dict.fromkeys(
+            ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"), "http://127.0.0.1:9/"
+        )  # of the environment: not to be asked
+        env = {"LD_PRELOAD": str(library), "NAMES": str(names)} | proxies
         world = World(stack.enter_context(Ikon(place / "ikon", env=env, settings=settings)), names, broken, own.server_port, closed)
         yield world
         assert "Traceback" not in world.ikon.log.read_text()
