@@ -69,6 +69,16 @@ def children(pid: int) -> list[int]:
     return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
 
 
+@pytest.fixture
+def others() -> set[int]:
+    """Children of this process that are no conversions, as the servers of other tests."""
+    return set(children(os.getpid()))
+
+
+def converting(others: set[int]) -> list[int]:
+    return [child for child in children(os.getpid()) if child not in others]
+
+
 def lives(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
@@ -366,10 +376,10 @@ async def test_what_fails_on_a_full_disk_failed_for_want_of_room_whatever_was_sa
     assert [path.name for path in small_disk.iterdir()] == ["other"]
 
 
-async def still_standing(disk: Disk, target: Path, pool: Pool) -> "tuple[asyncio.Task[None], int]":
+async def still_standing(disk: Disk, target: Path, pool: Pool, others: set[int]) -> "tuple[asyncio.Task[None], int]":
     """A conversion whose child has been stopped in the middle of its work."""
     task = asyncio.create_task(convert.convert(disk, target, "qcow2", rules=Conversion(), most=PLENTY, pool=pool))
-    while not (found := children(os.getpid())):
+    while not (found := converting(others)):
         await asyncio.sleep(0.001)
     while target.stat().st_size == 0:
         await asyncio.sleep(0.0005)
@@ -378,12 +388,12 @@ async def still_standing(disk: Disk, target: Path, pool: Pool) -> "tuple[asyncio
 
 
 @pytest.mark.slow
-async def test_a_cancelled_conversion_leaves_no_child_no_file_and_no_thread(pool: Pool, tmp_path: Path) -> None:
+async def test_a_cancelled_conversion_leaves_no_child_no_file_and_no_thread(pool: Pool, tmp_path: Path, others: set[int]) -> None:
     disk, fds = raw(tmp_path / "a", 600 * MIB), Path("/proc/self/fd")
     await pool.run(time.sleep, 0)
     before, open_before = threading.active_count(), len(list(fds.iterdir()))
 
-    task, child = await still_standing(disk, tmp_path / "new", pool)
+    task, child = await still_standing(disk, tmp_path / "new", pool, others)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -395,7 +405,7 @@ async def test_a_cancelled_conversion_leaves_no_child_no_file_and_no_thread(pool
 
 
 @pytest.mark.slow
-async def test_a_conversion_may_be_cancelled_at_any_moment(pool: Pool, tmp_path: Path) -> None:
+async def test_a_conversion_may_be_cancelled_at_any_moment(pool: Pool, tmp_path: Path, others: set[int]) -> None:
     disk, ended = raw(tmp_path / "a", 20 * MIB), 0
     for step in range(25):
         task = asyncio.create_task(convert.convert(disk, tmp_path / "new", "qcow2", rules=Conversion(), most=PLENTY, pool=pool))
@@ -408,13 +418,13 @@ async def test_a_conversion_may_be_cancelled_at_any_moment(pool: Pool, tmp_path:
             (tmp_path / "new").unlink()
         except asyncio.CancelledError:
             ended += 1
-        assert children(os.getpid()) == []
+        assert converting(others) == []
         assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert ended > 3
 
 
 @pytest.mark.slow
-async def test_a_conversion_cancelled_when_all_was_done_leaves_no_file(tmp_path: Path) -> None:
+async def test_a_conversion_cancelled_when_all_was_done_leaves_no_file(tmp_path: Path, others: set[int]) -> None:
     disk, new, pool = raw(tmp_path / "a", MIB), tmp_path / "new", Pool("convert", 1)
     held = list[asyncio.Task[None]]()
 
@@ -423,7 +433,7 @@ async def test_a_conversion_cancelled_when_all_was_done_leaves_no_file(tmp_path:
             held.append(asyncio.ensure_future(pool.run(time.sleep, 1)))
 
     task = asyncio.create_task(convert.convert(disk, new, "qcow2", rules=Conversion(), most=PLENTY, pool=pool, progress=hold))
-    while not held or children(os.getpid()):
+    while not held or converting(others):
         await asyncio.sleep(0.001)
     assert new.exists()
     task.cancel()
@@ -435,14 +445,14 @@ async def test_a_conversion_cancelled_when_all_was_done_leaves_no_file(tmp_path:
     pool.close()
 
 
-async def test_a_child_is_ended_when_its_time_is_over() -> None:
+async def test_a_child_is_ended_when_its_time_is_over(others: set[int]) -> None:
     said = list[float]()
     child = convert._Child([BASH, "-c", "echo began; while :; do :; done"], (0, 1), said.append)
 
     end = await child.end(0.5, lambda: True)
 
     assert end == convert.End(None, "began")
-    assert children(os.getpid()) == []
+    assert converting(others) == []
 
 
 async def test_a_child_stands_still_while_it_is_not_certain_that_it_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
