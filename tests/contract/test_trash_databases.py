@@ -141,7 +141,8 @@ async def test_the_digests_of_a_trashed_image_outlive_a_copy_that_goes(kit: Kit)
 def begin_a_copy(conn: Connection, image: Image) -> None:
     """A copy is being written by a process that is no more."""
     [ready, _] = copies.of_image(conn, image.id)
-    copies.intend(conn, msgspec.structs.replace(ready, id=str(uuid.uuid4()), url=f"{ready.url}0", state="writing", instance="ghost"))
+    new = str(uuid.uuid4())
+    copies.intend(conn, msgspec.structs.replace(ready, id=new, url=ready.url.replace(ready.id, new), state="writing", instance="ghost"))
 
 
 @pytest.mark.parametrize("status", ["queued", "uploading"])
