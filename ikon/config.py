@@ -3,6 +3,7 @@
 The sentence beside each field is its help text; the reference page is made from them.
 """
 
+import base64
 import functools
 import ipaddress
 import os
@@ -146,6 +147,9 @@ class Conversion(Struct, frozen=True, forbid_unknown_fields=True):
     output_format: Annotated[
         Literal["", "raw", "qcow2", "vmdk"], Meta(description="disk_format that imported images are converted to; empty: none is.")
     ] = ""
+    at_once: Annotated[
+        Positive, Meta(description="Conversions at once on a node, of all processes with this data directory; others wait in the queue.")
+    ] = 2
     memory_mib: Annotated[int, Meta(ge=256, description="MiB of addresses that a conversion may take.")] = 1024
     cpu_s_gib: Annotated[Seconds, Meta(description="Seconds of processor time for each GiB of the disk, besides 60.")] = 60.0
     time_s_gib: Annotated[Seconds, Meta(description="Seconds for each GiB of the disk, besides 60.")] = 300.0
@@ -193,6 +197,48 @@ class Egress(Struct, frozen=True, forbid_unknown_fields=True):
     total_s: Annotated[Seconds, Meta(description="Seconds that one fetch may take in all, retries included.")] = 86400.0
 
 
+class Keystone(Struct, frozen=True, forbid_unknown_fields=True):
+    """The identity service that tokens are looked up at, with identity "keystone"; and as whom Ikon asks there."""
+
+    url: Annotated[str, Meta(description='Keystone\'s address with its version, as "https://keystone.example.org:5000/v3".')] = ""
+    www_authenticate_uri: Annotated[str, Meta(description="Where clients without a token are told to get one; empty: `url`.")] = ""
+    username: Annotated[str, Meta(description="User that Ikon asks as.")] = "glance"
+    password: Annotated[str, Meta(description="Its password. Best set by IKON_KEYSTONE__PASSWORD: it is a secret.")] = ""
+    project: Annotated[str, Meta(description="Project that this user works in.")] = "service"
+    domain: Annotated[str, Meta(description="Name of the domain of this user and project.")] = "Default"
+    application_credential_id: Annotated[str, Meta(description="Application credential to ask with, in place of user and password.")] = ""
+    application_credential_secret: Annotated[
+        str, Meta(description="Its secret. Best set by IKON_KEYSTONE__APPLICATION_CREDENTIAL_SECRET.")
+    ] = ""
+    service_roles: Annotated[
+        list[str],
+        Meta(
+            description="Roles of services whose X-Service-Token lets an expired token of a user pass, and requests that an application "
+            "credential's access rules do not name."
+        ),
+    ] = field(default_factory=lambda: ["service"])
+    ca_file: Annotated[str, Meta(description="PEM file of certificate authorities trusted instead of the library's; empty: those.")] = ""
+    timeout_s: Annotated[Seconds, Meta(description="Seconds that Keystone may take to answer.")] = 10.0
+    cache_s: Annotated[
+        Seconds, Meta(description="Seconds for which it is remembered what a token is; for so long a revoked one still counts.")
+    ] = 60.0
+    memcached: Annotated[
+        list[str],
+        Meta(description='memcached servers, as "HOST:PORT", by which the processes of a cluster ask once for all; none: each asks.'),
+    ] = field(default_factory=list)
+    memcached_secret: Annotated[
+        str, Meta(description="What signs entries there, the same on all nodes. Best set by IKON_KEYSTONE__MEMCACHED_SECRET.")
+    ] = ""
+
+
+class Policy(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may do what, where it is not as Ikon has it."""
+
+    file: Annotated[
+        str, Meta(description="A policy file in OpenStack's form, YAML or JSON; what it does not name stays as it is. Empty: none.")
+    ] = ""
+
+
 class Events(Struct, frozen=True, forbid_unknown_fields=True):
     """Who is told of what happens to images, beside each image's own timeline."""
 
@@ -201,7 +247,7 @@ class Events(Struct, frozen=True, forbid_unknown_fields=True):
         str,
         Meta(
             description="URL of OpenStack's notification bus for oslo.messaging, rabbit://USER:PASSWORD@HOST:5672/VHOST; empty: none. "
-            "Best set by IKON_EVENTS__NOTIFICATIONS: it is a secret. Needs `pip install 'ikon[notifications]'`."
+            "Best set by IKON_EVENTS__NOTIFICATIONS: it is a secret. Needs `pip install 'ikon[openstack]'`."
         ),
     ] = ""
     exchange: Annotated[str, Meta(min_length=1, description="Exchange of the notifications.")] = "glance"
@@ -212,6 +258,20 @@ class Events(Struct, frozen=True, forbid_unknown_fields=True):
     disabled_notifications: Annotated[
         list[str], Meta(description='Notifications that are not sent, by name or group, as "image.update" or "image.member".')
     ] = field(default_factory=list)
+    webhook: Annotated[
+        str,
+        Meta(
+            description="URL that every event is sent to by POST, http:// or https://; empty: none. It may be an inside one, whatever "
+            "[egress] says; `egress.ca_file` counts."
+        ),
+    ] = ""
+    webhook_secret: Annotated[
+        str,
+        Meta(
+            description="What webhooks are signed with: `whsec_` and base64 of 24 to 64 random bytes. Several, parted by spaces, sign side "
+            "by side. Best set by IKON_EVENTS__WEBHOOK_SECRET: it is a secret."
+        ),
+    ] = ""
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -222,11 +282,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     )
     listen: Annotated[str, Meta(description='Address and port to serve on, as "HOST:PORT" or "[IPV6]:PORT".')] = "127.0.0.1:9292"
     identity: Annotated[
-        Literal["none", "headers", "users"],
+        Literal["none", "headers", "users", "keystone"],
         Meta(
             description='Who callers are: "none" (everyone is the admin of project "default"; loopback only), "headers" '
-            '(X-User-Id, X-Project-Id, X-Roles ... as a Keystone middleware in front sets them) or "users" (name and password by HTTP '
-            "Basic, of those whom `ikon user add` made)."
+            '(X-User-Id, X-Project-Id, X-Roles ... as a Keystone middleware in front sets them), "users" (name and password by HTTP '
+            'Basic, of those whom `ikon user add` made) or "keystone" (tokens of the Keystone of [keystone]).'
         ),
     ] = "none"
     none_beyond_loopback: Annotated[
@@ -239,6 +299,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             "loopback's always are; with \"users\" what they say in X-Forwarded-For, and nobody else's."
         ),
     ] = field(default_factory=list)
+    keystone: Annotated[Keystone, Meta(description="The identity service that tokens are looked up at.")] = field(default_factory=Keystone)
+    policy: Annotated[Policy, Meta(description="Who may do what, where it is not as Ikon has it.")] = Policy()
     database: Annotated[
         str,
         Meta(
@@ -309,6 +371,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         hosts = [
             parts.hostname or "",
             *(host.split(":")[0] for given in parse_qs(parts.query).get("host", []) for host in given.split(",")),
+            urlsplit(self.broker).hostname or "",
+            # a bus may be named as several, `rabbit://USER:PASSWORD@ONE:5672,USER:PASSWORD@OTHER:5672/`
+            *(urlsplit(f"//{each}").hostname or "" for each in urlsplit(self.events.notifications).netloc.split(",")),
         ]
         return [host for host in hosts if host and not host.startswith("/")]
 
@@ -424,7 +489,8 @@ def explain(error: msgspec.ValidationError, raw: Any, kind: Any, origin: Mapping
     given = raw
     for part in path:
         given = given.get(part) if isinstance(given, Mapping) else given
-    key, said = ".".join(filter(None, [where, *path])), "is missing" if missing else f"= {given!r}"
+    key = ".".join(filter(None, [where, *path]))
+    said = "is missing" if missing else "is no setting" if unknown else f"= {given!r}"  # what is misspelled may be a secret
     source = origin.get(path[0] if path else "", "")
     return f"config: {key} {said}{source and f' ({source})'}: {text}. {allowed}".rstrip()
 
@@ -457,6 +523,10 @@ def _completed(settings: Settings) -> Settings:
         raise StartError(f"config: database = {settings.database!r}: not a database this server knows. {_help(Settings, ['database'])}")
     if settings.broker:
         _check_broker(settings.broker)
+    if settings.identity == "keystone":
+        _check_keystone(settings.keystone)
+    if settings.events.webhook:
+        webhook_keys(settings.events.webhook_secret)
     if settings.workers > 1 and changes["database"].startswith("sqlite:"):
         raise StartError(
             f"config: workers = {settings.workers}: SQLite is served by one process. Allowed: 1, or set database to MariaDB or PostgreSQL"
@@ -549,6 +619,35 @@ def _check_broker(url: str) -> None:
         raise StartError(f"config: broker: this is no URL of a RabbitMQ. {_help(Settings, ['broker'])}")
 
 
+def _check_keystone(chosen: Keystone) -> None:
+    parts = urlsplit(chosen.url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not parts.path.rstrip("/").endswith("/v3"):
+        raise StartError(f"config: keystone.url = {chosen.url!r}: {_help(Settings, ['keystone', 'url'])}")
+    if not (chosen.application_credential_secret if chosen.application_credential_id else chosen.password):
+        name = "application_credential_secret" if chosen.application_credential_id else "password"
+        raise StartError(f"config: keystone.{name} is missing. {_help(Settings, ['keystone', name])}")
+    for server in chosen.memcached:
+        host, _, port = server.rpartition(":")
+        if not host or not port.isdigit():
+            raise StartError(f"config: keystone.memcached: {server!r}: {_help(Settings, ['keystone', 'memcached'])}")
+    if chosen.memcached and not chosen.memcached_secret:
+        raise StartError(f"config: keystone.memcached_secret is missing. {_help(Settings, ['keystone', 'memcached_secret'])}")
+
+
+def webhook_keys(secret: str) -> list[bytes]:
+    """The keys that webhooks are signed with, in the form of Standard Webhooks 1.0.0. Raises StartError, which does not repeat them."""
+    try:
+        keys = [base64.b64decode(text.removeprefix("whsec_"), validate=True) for text in secret.split()]
+    except ValueError:
+        keys = []
+    if not keys or not all(24 <= len(key) <= 64 for key in keys):
+        raise StartError(
+            "config: events.webhook_secret is missing, or is none. Allowed: whsec_ and base64 of 24 to 64 random bytes. "
+            'Make one: echo "whsec_$(openssl rand -base64 32)"'
+        )
+    return keys
+
+
 def _check_address(settings: Settings) -> None:
     host, colon, port = settings.listen.rpartition(":")
     if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
@@ -556,7 +655,7 @@ def _check_address(settings: Settings) -> None:
     if settings.identity == "none" and not is_loopback(settings.address[0]) and not settings.none_beyond_loopback:
         raise StartError(
             f'config: listen = {settings.listen!r}: with identity = "none" everyone who can connect is admin, so only loopback is served. '
-            'Set identity = "headers" or "users", or none_beyond_loopback = true if this is what you want'
+            'Set identity = "keystone", "headers" or "users", or none_beyond_loopback = true if this is what you want'
         )
 
 

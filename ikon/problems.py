@@ -148,13 +148,13 @@ class TooLarge(Problem):
 class ImageTooLarge(TooLarge):
     """The incoming image is larger than this service takes."""
 
-    title = "Image is too large"
+    title, hint = "Image is too large", "Its setting is [limits] image_bytes"
 
 
 class QuotaExceeded(TooLarge):
     """The project's limit would be exceeded."""
 
-    title = "Quota exceeded"
+    title, hint = "Quota exceeded", "Its setting is [quota] bytes"
 
 
 class StoreFull(TooLarge):
@@ -239,6 +239,12 @@ class ConversionUnavailable(Unavailable):
     title, hint = "Cannot convert", "The operator has been told; an image that is already in the wanted format needs no conversion"
 
 
+class RoomPromised(StoreFull, Unavailable):
+    """The room in a store is promised to others, who are writing: a request is refused, a job waits."""
+
+    title, hint = "Room is promised to others", "Try again when they have ended, choose another store, or ask the operator for room"
+
+
 class NoRoom(Unavailable):
     """There is no room here to work on the image."""
 
@@ -301,6 +307,12 @@ class Busy(Unavailable):
     """Too many requests are waiting."""
 
     title = "Too busy"
+
+
+class IdentityDown(Unavailable):
+    """The identity service does not answer, so that nobody can tell who you are. Your token may be good: try again."""
+
+    title = "Identity service is not available"
 
 
 class DatabaseDown(Unavailable):
@@ -383,7 +395,7 @@ class SourceChanged(SourceProblem):
 class SourceTooLarge(SourceProblem):
     """The source has more data than is allowed."""
 
-    status, title = 413, "Source is too large"
+    status, title, hint = 413, "Source is too large", "Its setting is [limits] image_bytes"
 
 
 class RemoteNotActive(SourceProblem):

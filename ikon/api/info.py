@@ -7,8 +7,10 @@ from starlette.responses import Response
 from ikon import policy
 from ikon.api import schemas
 from ikon.api.request import Request, empty, json
+from ikon.model.imports import COPY
+from ikon.model.imports import Request as Asked
 from ikon.problems import BadValue, Forbidden
-from ikon.service import copies
+from ikon.service import copies, imports
 
 
 async def import_methods(request: Request) -> Response:
@@ -56,12 +58,15 @@ async def remove_from_store(request: Request) -> Response:
 
 
 async def copy_to_store(request: Request) -> Response:
-    """POST /ikon/v1/images/{id}/copies: one more copy, in the store that {"store": NAME} names, made before the answer."""
+    """POST /ikon/v1/images/{id}/copies: one more copy, in the store that {"store": NAME} names; "wait": false: by a job, and says which."""
     body = await request.json_body()
-    if not isinstance(body, dict) or not isinstance(body.get("store"), str):
-        raise BadValue("The body must be an object whose 'store' names a store.")
-    await copies.copy(request.kit, request.ctx, request.segments["id"], body["store"])
-    return empty()
+    if not isinstance(body, dict) or not isinstance(body.get("store"), str) or not isinstance(body.get("wait", True), bool):
+        raise BadValue("The body must be an object whose 'store' names a store; 'wait' may be true or false.")
+    if body.get("wait", True):
+        await copies.copy(request.kit, request.ctx, request.segments["id"], body["store"])
+        return empty()
+    asked = Asked(method=COPY, stores=(request.kit.stores.choose(body["store"]),))
+    return json({"job": await imports.start(request.kit, request.ctx, request.segments["id"], asked)}, 202)
 
 
 async def schema_image(request: Request) -> Response:

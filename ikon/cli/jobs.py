@@ -86,10 +86,15 @@ def watch(config: str | None, data: str | None, job_id: str) -> None:
 
     Ends with 1 when the job fails or is cancelled.
     """
-    seen = _seen(settings(config, data=data), job_id)
-    last = _bar(seen) if sys.stdout.isatty() else _lines(seen)
+    last = follow(settings(config, data=data), job_id)
     click.echo(f"Job {job_id} is {last['state']}{': ' + last['reason'] if last['reason'] and last['state'] != 'done' else ''}")
     raise SystemExit(0 if last["state"] == "done" else 1)
+
+
+def follow(chosen: Settings, job_id: str) -> dict[str, Any]:
+    """Show how a job gets on, and return it when it has ended. Raises ClickException."""
+    seen = _seen(chosen, job_id)
+    return _bar(seen) if sys.stdout.isatty() else _lines(seen)
 
 
 def _seen(chosen: Settings, job_id: str) -> Iterator[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 A row is committed before the first byte is written and goes only when the bytes are known to be gone.
 States: writing -> ready -> suspect -> bad, and from each of them -> deleting. Every step is a compare-and-set. Bytes that were found
-without a row get one too: stray, then deleting.
+without a row get one too: stray, then deleting. Staged data whose source broke off: writing -> part -> deleting.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,8 @@ from ikon.db.engine import now_ms, now_ms_sql
 t = tables.copies
 d = tables.block_digests
 READABLE = ("ready", "suspect")
+#: States of staged data that an import can go on from.
+STAGED = ("part", "ready")
 #: States in which a process may be at work on a copy.
 AT_WORK = ("writing", "deleting")
 #: No deletion is put off for longer than this, in ms.
@@ -86,6 +88,12 @@ def readable(conn: Connection, image_ids: Sequence[str]) -> dict[str, list[Copy]
 def finish(conn: Connection, copy_id: str, me: str, size: int) -> bool:
     """Make a copy that this instance was writing ready. False when it is not this instance's any more."""
     return conn.execute(FINISH, {"copy_id": copy_id, "me": me, "bytes": size}).rowcount == 1
+
+
+def keep_part(conn: Connection, copy_id: str, me: str, size: int) -> bool:
+    """Keep what has come of staged data whose source broke off. False when it is not this instance's any more."""
+    mine = sa.update(t).where(t.c.id == copy_id, t.c.state == "writing", t.c.instance == me)
+    return conn.execute(mine.values(state="part", instance=None, size=size, reserved=size, verified_at=now_ms_sql())).rowcount == 1
 
 
 def claim_undo(conn: Connection, copy_id: str, me: str) -> str:
@@ -181,10 +189,10 @@ def waiting(conn: Connection) -> dict[str, int]:
 def left_over(conn: Connection, store: str, before: int, limit: int) -> list[Copy]:
     """Data staged in a store that no import will use: its image is gone or has other data, or it was staged before that time in ms."""
     image = tables.images.c
-    old = sa.and_(image.status == "uploading", t.c.verified_at <= before)
-    useless = sa.or_(image.id.is_(None), image.status.not_in(("uploading", "importing")), old)
+    waits = image.status.in_(("queued", "uploading"))
+    useless = sa.or_(image.id.is_(None), sa.and_(~waits, image.status != "importing"), sa.and_(waits, t.c.verified_at <= before))
     staged = sa.select(*COLUMNS).join_from(t, tables.images, image.id == t.c.image_id, isouter=True)
-    staged = staged.where(t.c.store == store, t.c.state == "ready", useless).limit(limit)
+    staged = staged.where(t.c.store == store, t.c.state.in_(STAGED), useless).limit(limit)
     return [Copy(*row) for row in conn.execute(staged)]
 
 

@@ -16,8 +16,8 @@ from sqlalchemy import Connection
 
 from ikon.db import events, instances, missing, tables
 from ikon.db.engine import now_ms, now_ms_sql
-from ikon.model.job import ENDED, Job, Limits, New
-from ikon.problems import BadValue, Cancelled, Problem
+from ikon.model.job import ENDED, Job, Limits, New, plain_queue
+from ikon.problems import BadValue, Cancelled, Interrupted, Problem
 
 t = tables.jobs
 limits_t = tables.job_limits
@@ -236,12 +236,22 @@ def put_off(conn: Connection, job: Job, why: Problem, in_s: float) -> bool:
 
 
 def hand_back(conn: Connection, job: Job, why: Problem | None = None) -> bool:
-    """Let another process go on with a job. why: what befell it here, None: nothing. False when it is ours no more."""
-    if not conn.execute(sa.update(t).where(*_mine(job)).values(state="queued", instance=None)).rowcount:
+    """Let another process go on with a job. why: what befell it here, None: nothing. False when it is ours no more.
+
+    An attempt that was left in good order does not speak against the job.
+    """
+    spared = int(why is None or isinstance(why, Interrupted))
+    if not conn.execute(sa.update(t).where(*_mine(job)).values(state="queued", instance=None, since=t.c.since + spared)).rowcount:
         return False
     if why is not None:
         events.of_job(conn, job, "image.job.handed_back", why)
     return True
+
+
+def await_turn(conn: Connection, job: Job, queue: str) -> bool:
+    """Queue a job again that has to wait for a turn, as if it had not been begun. False when it is ours no more."""
+    waiting = sa.update(t).where(*_mine(job)).values(state="queued", queue=queue, instance=None, since=t.c.since + 1)
+    return conn.execute(waiting).rowcount == 1
 
 
 def sweep(conn: Connection, limit: int, *, dead: bool) -> list[str]:
@@ -268,7 +278,12 @@ def cancel(conn: Connection, job_id: str) -> str | None:
         conn.execute(
             sa.update(t).where(t.c.id == job_id, t.c.state == "waiting").values(state="queued")
         )  # its steps are undone by a worker
-    return conn.execute(sa.select(t.c.state).where(t.c.id == job_id)).scalar()
+    job = get(conn, job_id)
+    if job is not None and job.state == "queued":
+        conn.execute(
+            sa.update(t).where(t.c.id == job_id, t.c.state == "queued").values(queue=plain_queue(job.queue))
+        )  # it waits for no turn
+    return job.state if job is not None else None
 
 
 def retry(conn: Connection, job_id: str) -> bool:

@@ -241,7 +241,7 @@ jobs = sa.Table(
     sa.Index("jobs_finished", "finished"),
 )
 
-#: Rows that two claimers touch in turn where a limit is set: not counters.
+#: Rows that two touch in turn where there is a limit, who claim jobs or promise room on a disk: not counters.
 job_limits = sa.Table(
     "job_limits",
     metadata,

@@ -13,8 +13,8 @@ RETRY_S = (5.0, 600.0)
 #: States in which a job has ended, and all.
 ENDED = ("done", "failed", "cancelled")
 STATES = ("queued", "running", "waiting", *ENDED)
-#: Any process may run it.
-ANY = "any"
+#: Any process may run it; the same, but only when it has a turn to convert.
+ANY, CONVERT = "any", "convert"
 
 
 class New(Struct, frozen=True):
@@ -40,7 +40,8 @@ class New(Struct, frozen=True):
 class Job(Struct, frozen=True):
     """One job as the database holds it. Times are in ms since 1970 by the database's clock.
 
-    attempt: how often it was claimed, which is what its writes are fenced by; since: the attempt after which a person began it anew.
+    attempt: how often it was claimed, which is what its writes are fenced by; since: how many of these do not count against it, as those
+    before a person began it anew and those that were left in good order.
     failures: how often it failed by itself. step: steps that are finished. checkpoint: what the finished steps leave to the next ones.
     cancel: somebody wants it to end. reason: why it failed.
     """
@@ -95,6 +96,16 @@ def is_worn_out(job: Job) -> bool:
 def node_queue(node: str) -> str:
     """The queue of jobs that need bytes which one node alone can reach."""
     return f"{ANY}@{node}"
+
+
+def converting_queue(queue: str) -> str:
+    """The queue in which jobs of a queue wait for a turn to convert."""
+    return CONVERT + queue.removeprefix(CONVERT).removeprefix(ANY)
+
+
+def plain_queue(queue: str) -> str:
+    """The queue of jobs that wait for no turn, but may run where those of this one may."""
+    return ANY + queue.removeprefix(CONVERT).removeprefix(ANY)
 
 
 def retry_in_s(failures: int) -> float:

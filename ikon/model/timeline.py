@@ -128,6 +128,8 @@ CAUSES = [
           "Raise quota.bytes, or have the project delete images", "Delete images, or ask the operator for more"),
     # where it is to go
     Cause("StoreFull", "A disk is full: {said}", "Make room in the store, or name another one", OTHER_STORE),
+    Cause("RoomPromised", "A disk has room, which is promised to others who are writing: {said}",
+          "Wait until they have ended, or make room", "Try again when others have ended"),
     Cause("NoRoom", "There is no room to work on the image: {said}", "Make room in the staging area", "Try again later"),
     Cause("StoreDenied", "A store refuses to be written to: {said}",
           "Let the server's user write there; is it mounted read-only?", OTHER_STORE),
@@ -185,8 +187,11 @@ CAUSES = [
     # what is so now
     Cause("", "Its data lies on node {node}, on which no server runs", "Start the server there; or delete the image, and begin anew",
           "Ask the operator; or delete the image, and begin anew", where=r"^now\.job\.queued nowhere"),
+    Cause("", "The broker is away, so that no process is told of it; each looks for work by itself every ten seconds",
+          "Start RabbitMQ: ikon doctor", GOES_ON, where=r"^now\.job\.queued unheard"),
     Cause("", "No process has taken it for {seconds} s: all are busy, none does jobs, or the broker is away",
-          "Look at ikon jobs list, at [jobs] slots and at the broker", "Wait, or ask the operator", where=r"^now\.job\.queued long"),
+          "Look at ikon jobs list, at [jobs] slots, [conversion] at_once and at the broker", "Wait, or ask the operator",
+          where=r"^now\.job\.queued long"),
     Cause("", "The server process at work on it has ended, or is silent", "Nothing: another takes over within a minute", GOES_ON,
           where=r"^now\.(job\.running|taking) (\w+ )?(silent|gone)"),
     Cause("", "A copy of its data is damaged or gone, in store {store}", COPY, TOLD, where=r"^now\.suspect"),
@@ -280,8 +285,8 @@ def now(
 ) -> Fact:
     """How things stand. image None: deleted. job: at work on it. step: which the job is at. suspect: a store with a bad copy.
 
-    owner: of what is at work, "alive", "silent" or "gone"; of a queued job "nowhere" where no process could do it. seconds: until a job is
-    tried again, or since it was enqueued. node: where it must be done.
+    owner: of what is at work, "alive", "silent" or "gone"; of a queued job "nowhere" where no process could do it, "unheard" where none is
+    told of it. seconds: until a job is tried again, or since it was enqueued. node: where it must be done.
     """
     if image is None:
         last = next((fact for fact in reversed(facts) if fact.kind in ("image.delete", "image.purge")), Fact(kind="now.deleted"))
@@ -291,7 +296,7 @@ def now(
         failed = next((fact for fact in reversed(facts) if fact.kind == "image.job.put_off" and fact.job == job.id), None)
         seen = failed if failed is not None and job.state == "waiting" else Fact(kind="")
         if job.state == "queued" and owner != "nowhere":
-            owner = "long" if seconds > LONG_S else ""
+            owner = "long" if seconds > LONG_S else owner
         at_work = {"job": job.id, "step": step, "attempt": job.attempt, "owner": owner, "seconds": seconds, "node": node}
         return msgspec.structs.replace(seen, kind=f"now.job.{job.state}", at=None, by="", **at_work)
     if image.status == "saving" or (image.status == "uploading" and owner):

@@ -33,9 +33,9 @@ def _left_over(conn: Connection, keep_ms: int) -> list[Copy]:
 
 def _let_go(conn: Connection, ctx: Context, copy: Copy) -> bool:
     image = images.lock(conn, copy.image_id)
-    if image is not None and image.status in ("uploading", "importing"):
-        if image.status == "importing" or image.importing.job is not None:
-            return False  # an import has begun meanwhile
+    if image is not None and (image.status == "importing" or image.importing.job is not None):
+        return False  # an import has begun meanwhile
+    if image is not None and image.status == "uploading":
         queue_again(conn, ctx, image, StagedTooLong())
     return copies.condemn(conn, copy)
 

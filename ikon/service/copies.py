@@ -14,16 +14,20 @@ from ikon.service.data import new_attempt, record
 from ikon.service.images import reachable
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.intake import Bounds, Facts, lost
+from ikon.transfer.room import Room, require
 
 
 async def copy(kit: Kit, ctx: Context, image_id: str, store: str) -> None:
     """Put one more copy of an active image into a store, every block of it checked on the way.
 
-    Raises ImageNotFound, Forbidden, BadValue, StatusConflict, Conflict, QuotaExceeded, DataUnavailable, StoreFull, StoreDown, ImageDeleted.
+    Raises ImageNotFound, Forbidden, BadValue, StatusConflict, Conflict, QuotaExceeded, DataUnavailable, StoreFull, RoomPromised, StoreDown,
+    ImageDeleted.
     """
     attempt = new_attempt(kit, image_id, kit.stores.choose(store))
+    room = await kit.intake.rooms.measure(attempt.store)
     async with kit.intake.undoing(ctx, attempt):
-        image, sources = await kit.db.write(_begin, ctx, attempt, record(kit, attempt, 0), kit.settings.quota.bytes)
+        image, sources = await kit.db.write(_begin, ctx, attempt, record(kit, attempt, 0), kit.settings.quota.bytes, room)
+        attempt.reserved = image.size or 0
         async with kit.outflow.reading(image, sources, []) as reader:
             facts = await kit.intake.take_in(attempt, reader.blocks(), Bounds(image.size, image.size or 0))
         if (facts.checksum, facts.os_hash_value) != (image.checksum, image.os_hash_value):
@@ -38,7 +42,7 @@ async def copy(kit: Kit, ctx: Context, image_id: str, store: str) -> None:
     log.get().info("image copied", image=image_id, store=store, size_bytes=facts.size, request=ctx.request_id)
 
 
-def _begin(conn: Connection, ctx: Context, attempt: Attempt, row: Copy, limit: int) -> tuple[Image, list[Copy]]:
+def _begin(conn: Connection, ctx: Context, attempt: Attempt, row: Copy, limit: int, room: Room) -> tuple[Image, list[Copy]]:
     image = reachable(conn, ctx, attempt.image_id, lock=True)
     policy.require(ctx, "copy_image", image)
     if image.status != "active":
@@ -49,6 +53,7 @@ def _begin(conn: Connection, ctx: Context, attempt: Attempt, row: Copy, limit: i
     if any(c.store == attempt.store and c.state == "writing" for c in found):
         raise Conflict(f"Image is being copied to store '{attempt.store}' already.")
     row = msgspec.structs.replace(row, project=image.owner or ctx.project, reserved=image.size or 0)
+    require(conn, room, row.reserved, image.id)
     copies.intend(conn, row)
     quota.charge(conn, row.project, row.reserved, limit)
     return image, found

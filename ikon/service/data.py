@@ -2,7 +2,7 @@
 
 import contextlib
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator
 
 import msgspec
 from sqlalchemy import Connection
@@ -14,34 +14,35 @@ from ikon.db.copies import Copy
 from ikon.formats.inspector import Inspector
 from ikon.kit import Kit
 from ikon.model.image import FORMATS, Image
-from ikon.problems import BadRequest, BadValue, Forbidden, ImageTooLarge, OutcomeUnknown, QuotaExceeded
+from ikon.problems import BadRequest, BadValue, Forbidden, ImageTooLarge, OutcomeUnknown
 from ikon.service.images import reachable
 from ikon.stores.registry import STAGING
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.intake import Bounds, Facts, lost
 from ikon.transfer.outflow import Reader
-
-#: Bytes by which the reservation of an upload of unknown length grows.
-GROW = 64 << 20
+from ikon.transfer.room import Room, require
 
 
 async def upload(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[bytes], *, store: str | None, size: int | None) -> None:
     """Write an image's bytes to one store and make the image active. size: bytes that the client announced, None when it did not.
 
     Raises ImageNotFound, Forbidden, BadValue, StatusConflict, ImageTooLarge, QuotaExceeded, FormatMismatch, UnsafeImage, StoreFull,
-    StoreDenied, StoreDown, ClientGone, ImageDeleted. When it fails the image is queued again with the reason; what the store kept is named
-    by a copies row until it is gone.
+    RoomPromised, StoreDenied, StoreDown, ClientGone, ImageDeleted. When it fails the image is queued again with the reason; what the
+    store kept is named by a copies row until it is gone.
     """
     attempt = new_attempt(kit, image_id, kit.stores.choose(store))
-    most = kit.settings.limits.image_bytes
+    most, limit = kit.settings.limits.image_bytes, kit.settings.quota.bytes
+    room = await kit.intake.rooms.measure(attempt.store)
     async with kit.intake.undoing(ctx, attempt):
-        image, copy = await kit.db.write(_begin, ctx, attempt, record(kit, attempt, size or 0), size, most, kit.settings.quota.bytes)
-        grow = _grower(kit, copy) if size is None and kit.settings.quota.bytes else None
+        image, copy = await kit.db.write(_begin, ctx, attempt, record(kit, attempt, size or 0), size, most, limit, room)
+        attempt.reserved = copy.reserved
         inspector = Inspector(image.disk_format or "", image.container_format or "", kit.settings.formats)
-        facts = await kit.intake.take_in(attempt, blocks, Bounds(size, most), inspector, grow)
+        facts = await kit.intake.take_in(
+            attempt, blocks, Bounds(size, most), inspector, lambda conn, by: quota.charge(conn, copy.project, by, limit)
+        )
         await kit.lease.held()
         try:
-            await kit.db.write(_finish, ctx, attempt, facts, kit.lease.id, kit.settings.quota.bytes)
+            await kit.db.write(_finish, ctx, attempt, facts, kit.lease.id, limit)
         except OutcomeUnknown:
             if not await kit.db.read(_is_ready, attempt.copy_id):
                 raise
@@ -74,7 +75,9 @@ def record(kit: Kit, attempt: Attempt, reserved: int) -> Copy:
     )
 
 
-def _begin(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: int | None, most: int, limit: int) -> tuple[Image, Copy]:
+def _begin(
+    conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: int | None, most: int, limit: int, room: Room
+) -> tuple[Image, Copy]:
     image = reachable(conn, ctx, attempt.image_id, lock=True)
     policy.require(ctx, "upload_image", image)
     missing = [name for name in FORMATS if getattr(image, name) is None]
@@ -84,32 +87,11 @@ def _begin(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: i
     if size is not None and size > most:
         raise ImageTooLarge(f"The incoming image is too large: {size} bytes are announced, {most} are allowed")
     copy = msgspec.structs.replace(copy, project=image.owner or ctx.project)
+    require(conn, room, copy.reserved, image.id)
     copies.intend(conn, copy)  # the row before the bytes: docs/design/invariants.md, 1
     events.add(conn, ctx, "image.prepare", image, attempt.store)
     quota.charge(conn, copy.project, copy.reserved, limit)
     return image, copy
-
-
-def _grower(kit: Kit, copy: Copy) -> Callable[[int], Awaitable[int]]:
-    """Reserves more for an upload of unknown length: generously while there is room, to the byte at the end of it."""
-    reserved = 0
-
-    async def grow(total: int) -> int:
-        nonlocal reserved
-        try:
-            reserved = await kit.db.write(_reserve, copy, reserved, total + GROW, kit.settings.quota.bytes)
-        except QuotaExceeded:
-            reserved = await kit.db.write(_reserve, copy, reserved, total, kit.settings.quota.bytes)
-        return reserved
-
-    return grow
-
-
-def _reserve(conn: Connection, copy: Copy, reserved: int, wanted: int, limit: int) -> int:
-    if not copies.reserve(conn, copy.id, copy.instance or "", wanted):
-        raise lost(conn, copy.image_id)
-    quota.charge(conn, copy.project, wanted - reserved, limit)
-    return wanted
 
 
 def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, me: str, limit: int) -> None:

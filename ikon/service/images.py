@@ -106,7 +106,9 @@ async def browse(kit: Kit, ctx: Context, listing: Listing) -> list[Image]:
     policy.require(ctx, "get_images")
     if listing.limit == 0:
         return []
-    walk, deadline = lists.Walk(ctx, listing), time.monotonic() + kit.settings.limits.list_s
+    # an operator's rules may name what no index knows
+    walk = lists.Walk(ctx, listing, lambda image: policy.allows(ctx, "get_image", image))
+    deadline = time.monotonic() + kit.settings.limits.list_s
     while not await kit.db.read(walk.resume):  # a long walk gives way to others between its steps
         if time.monotonic() > deadline:
             raise TooSlow("The list was given up: too many images had to be looked at for these filters.")

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from ikon import log, policy
 from ikon.context import Context
-from ikon.db import copies, events, images, jobs
+from ikon.db import copies, events, images, instances, jobs
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import UUID, Image, Importing
@@ -23,19 +23,25 @@ from ikon.service.images import create, reachable
 from ikon.stores.registry import STAGING
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.intake import Bounds, Facts, lost
+from ikon.transfer.room import Room, require
+
+#: Jobs of an image, the latest, that are looked at for data which they have fetched.
+LOOKED_AT = 10
 
 
 async def stage(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[bytes], *, size: int | None) -> None:
     """Keep an image's data until its import. size: bytes that the client announced, None when it did not.
 
-    Raises NotFound where nothing can be imported from there, ImageNotFound, Forbidden, StatusConflict, ImageTooLarge, StoreFull, StoreDown,
-    ClientGone, ImageDeleted. When it fails the image is queued again with the reason.
+    Raises NotFound where nothing can be imported from there, ImageNotFound, Forbidden, StatusConflict, ImageTooLarge, StoreFull,
+    RoomPromised, StoreDown, ClientGone, ImageDeleted. When it fails the image is queued again with the reason.
     """
     if DIRECT not in kit.settings.imports.methods:
         raise NotFound(f"'{DIRECT}' method is not available at this site.")
     attempt, most = new_attempt(kit, image_id, STAGING), kit.settings.limits.image_bytes
+    room = await kit.intake.rooms.measure(STAGING)
     async with kit.intake.undoing(ctx, attempt):
-        await kit.db.write(_begin_stage, ctx, attempt, record(kit, attempt, 0), size, most)
+        await kit.db.write(_begin_stage, ctx, attempt, record(kit, attempt, size or 0), size, most, room)
+        attempt.reserved = size or 0
         facts = await kit.intake.take_in(attempt, blocks, Bounds(size, most))
         await kit.lease.held()
         try:
@@ -47,12 +53,13 @@ async def stage(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[byt
     log.get().info("image staged", image=image_id, size_bytes=facts.size, request=ctx.request_id)
 
 
-def _begin_stage(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: int | None, most: int) -> None:
+def _begin_stage(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: int | None, most: int, room: Room) -> None:
     image = reachable(conn, ctx, attempt.image_id, lock=True)
     policy.require(ctx, "modify_image", image)
     images.move(conn, image, "queued", "uploading", size=None)
     if size is not None and size > most:
         raise ImageTooLarge(f"The incoming image is too large: {size} bytes are announced, {most} are allowed")
+    require(conn, room, copy.reserved, image.id)
     copies.intend(conn, copy)
 
 
@@ -65,8 +72,8 @@ def _finish_stage(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts
     events.add(conn, ctx, "image.stage", image)
 
 
-async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> None:
-    """Enqueue an import, or a copy of an active image into more stores.
+async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str | None:
+    """Enqueue an import, or a copy of an active image into more stores. Returns the job's id, None where there is nothing to do.
 
     Raises Conflict for a store that is not configured, BadValue for a region that is not, ImageNotFound, Forbidden, StatusConflict,
     BadRequest.
@@ -80,9 +87,12 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> None
     if request.region is not None and request.region not in kit.settings.regions:
         raise BadValue(f"'glance_region': no region {request.region:.64} is configured. Configured: {', '.join(kit.settings.regions)}")
     job_id = new_id()
-    if queue := await kit.db.write(_start, ctx, image_id, request, named, job_id, _asked(kit, ctx, request, job_id)):
-        kit.queue.ring(queue)
-        log.get().info("import enqueued", image=image_id, job=job_id, method=request.method, request=ctx.request_id)
+    queue = await kit.db.write(_start, ctx, image_id, request, named, job_id, _asked(kit, ctx, request, job_id))
+    if queue is None:
+        return None
+    kit.queue.ring(queue)
+    log.get().info("import enqueued", image=image_id, job=job_id, method=request.method, request=ctx.request_id)
+    return job_id
 
 
 def _start(
@@ -97,9 +107,10 @@ def _start(
         raise BadRequest(f"Image is already present at store '{next(store for store in named if store in image.stores)}'")
     if not targets:
         return None
-    staged = staged_copy(conn, image) if request.method == DIRECT else None
+    fetched, staged = fetched_before(conn, image, request)
+    staged = staged_copy(conn, image) if request.method == DIRECT else staged
     queue = node_queue(staged.node) if staged and staged.node else ANY
-    asked = asked | ({"staged": staged.id} if staged else {})
+    asked = asked | ({"fetched": fetched} if fetched else {"staged": staged.id} if staged else {})
     _enqueue(conn, ctx, image, targets, "copy" if request.method == COPY else "import", job_id, asked, queue)
     return queue
 
@@ -152,6 +163,16 @@ def _steps(kit: Kit, request: Request) -> list[str]:
         "store": True,
     }
     return [name for name, wanted in chosen.items() if wanted]
+
+
+def fetched_before(conn: Connection, image: Image, request: Request) -> tuple[dict[str, str] | None, Copy | None]:
+    """What an earlier import has fetched from the same URL, as it noted it, and its copy; unless it is gone, or on a node that is away."""
+    for job in reversed(jobs.of_image(conn, image.id, LOOKED_AT) if request.method == WEB else []):
+        noted = job.checkpoint.get("fetched")
+        copy = copies.get(conn, noted["copy"]) if noted and job.input["request"].get("uri") == request.uri else None
+        if copy and copy.state in copies.STAGED and (copy.node is None or instances.serves(conn, copy.node)):
+            return noted, copy
+    return None, None
 
 
 def staged_copy(conn: Connection, image: Image) -> Copy:

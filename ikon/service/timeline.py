@@ -14,7 +14,7 @@ from ikon.db.events import Event
 from ikon.kit import Kit
 from ikon.model import timeline as model
 from ikon.model.image import Image
-from ikon.model.job import ANY, Job
+from ikon.model.job import Job
 from ikon.model.timeline import Entry, Fact
 from ikon.problems import ImageNotFound
 from ikon.service.images import reachable
@@ -102,10 +102,10 @@ def _now(conn: Connection, kit: Kit, image: Image | None, done: dict[str, Job], 
     if job is None:
         taking = [instances.state(conn, copy.instance) for copy in kept if copy.state == "writing"]
         return model.now(image, None, facts, step="", owner=taking[-1] if taking else "", seconds=0, suspect=bad)
-    clock, node = now_ms(conn), job.queue.removeprefix(f"{ANY}@") if job.queue.startswith(f"{ANY}@") else ""
+    clock, node = now_ms(conn), job.queue.partition("@")[2]
     owner = instances.state(conn, job.instance) if job.state == "running" else ""
-    if job.state == "queued" and node and not instances.serves(conn, node):
-        owner = "nowhere"
+    if job.state == "queued":
+        owner = "nowhere" if node and not instances.serves(conn, node) else "unheard" if kit.queue.unheard else ""
     ms = job.not_before - clock if job.state == "waiting" else clock - job.created
     step = _step(kit, job, job.step)
     return model.now(image, job, facts, step=step, owner=owner, seconds=max(0, round(ms / 1000)), suspect=bad, node=node)

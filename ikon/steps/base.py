@@ -16,16 +16,28 @@ class Stopped(Exception):
     """The job must end here: it was cancelled, or taken away, or this process is stopping."""
 
 
+class NotNow(Exception):
+    """The step must wait for its turn, without failing and without a slot: in this queue, from which only those claim who have a turn."""
+
+    def __init__(self, queue: str) -> None:
+        super().__init__(queue)
+        self.queue = queue
+
+
 class Work(Protocol):
     """A job at work, as its steps see it."""
 
     job: Job
 
+    @property
+    def certain(self) -> bool:
+        """Whether the job is certain to be no other process's. While it is not, nothing of it moves: two would be at work on it."""
+
     def moved(self, done_bytes: int, total_bytes: int | None) -> None:
         """Say how far the step is; recorded now and then."""
 
-    def check(self) -> None:
-        """Raises Stopped when the job is to end, or is this process's no more. Called wherever a step could stop."""
+    async def hold(self) -> None:
+        """Stand still until the job is certain to be this process's. Called for every block. Raises Stopped when the job is to end here."""
 
     async def end(self, change: Change) -> None:
         """Record the step as finished, with all that it changes. Raises Stopped when the job is this process's no more."""

@@ -1,48 +1,76 @@
 """Convert staged data to the disk format that the operator wants all imported images to have."""
 
+import functools
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+from sqlalchemy import Connection
+
+from ikon.db import images, jobs
 from ikon.db.copies import Copy
 from ikon.formats.inspector import PLAIN, Inspector, Verdict
 from ikon.kit import Kit
 from ikon.model.image import Image
+from ikon.model.job import Job, converting_queue, plain_queue
 from ikon.steps import staging
-from ikon.steps.base import Work
+from ikon.steps.base import NotNow, Work
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.convert import READ, Disk, convert
-from ikon.transfer.intake import Facts
+from ikon.transfer.intake import Facts, lost
+from ikon.transfer.turns import Turns
 
 
 class Convert:
-    """Disks of another format are converted; what is no disk, or in a container, stays as it is. The format converted from is the one found
-    by our own inspection, which has to pass first."""
+    """Disks of another format are converted; what is no disk, or one of no bytes, or in a container, stays as it is.
+
+    The format converted from is the one found by our own inspection, which has to pass first. Where that is the wanted one already, but not
+    the one on record, the record is put right.
+    """
 
     name = "convert"
 
     async def run(self, kit: Kit, work: Work) -> None:
-        """See Step."""
+        """See Step. Raises NotNow when this node has no turn left."""
+        waiting = converting_queue(work.job.queue)
+        has_turn = False
+        try:
+            with turns(kit).take() as has_turn:
+                if not has_turn:
+                    raise NotNow(waiting)
+                await self._run(kit, work)
+        finally:
+            if has_turn:
+                kit.queue.ring(waiting)
+
+    async def _run(self, kit: Kit, work: Work) -> None:
         wanted = kit.settings.conversion.output_format
         image, staged = await kit.db.read(staging.find, work.job)
         verdict = await self._inspected(kit, image, staged)
         found = "raw" if verdict.format in PLAIN else verdict.format
-        if image.container_format != "bare" or found not in READ or found == wanted or verdict.virtual_size is None:
-            await work.end(lambda conn, job: {})
+        if image.container_format != "bare" or found not in READ or verdict.virtual_size is None or not verdict.disk_bytes:
+            await work.end(_end)
             return
-        disk = Disk(Path(urlsplit(staged.url).path), found, verdict.virtual_size)
-
-        async def make(target: Path) -> None:
-            await convert(
-                disk,
-                target,
-                wanted,
-                rules=kit.settings.conversion,
-                most=kit.settings.limits.image_bytes,
-                pool=kit.intake.pool,
-                progress=lambda done: work.moved(done, disk.virtual_size),
-            )
+        if found == wanted:
+            await work.end(functools.partial(_put_right, disk_format=wanted))
+            return
+        disk = Disk(Path(urlsplit(staged.url).path), found, verdict.disk_bytes)
 
         async def fill(attempt: Attempt) -> Facts:
+            async def make(target: Path) -> None:
+                await convert(
+                    disk,
+                    target,
+                    wanted,
+                    rules=kit.settings.conversion,
+                    most=kit.settings.limits.image_bytes,
+                    pool=kit.intake.pool,
+                    progress=lambda done: work.moved(done, disk.virtual_size),
+                    reserve=lambda size: kit.intake.reserve(attempt, size),
+                    certain=lambda: work.certain,
+                )
+
             return await kit.intake.take_made(attempt, make)
 
         await staging.anew(kit, work, fill, lambda image: {"disk_format": wanted})
@@ -56,3 +84,23 @@ class Convert:
 
     async def undo(self, kit: Kit, work: Work) -> None:
         """See WebDownload: nothing is left."""
+
+
+def _put_right(conn: Connection, job: Job, disk_format: str) -> dict[str, Any]:
+    image = images.lock(conn, job.image_id or "")
+    if image is None:
+        raise lost(conn, job.image_id or "")
+    if image.disk_format != disk_format:
+        images.save(conn, image, msgspec.structs.replace(image, disk_format=disk_format))
+    return _end(conn, job)
+
+
+def turns(kit: Kit) -> Turns:
+    """Turns to convert, on this node."""
+    return Turns(kit.settings.run, "convert", kit.settings.conversion.at_once)
+
+
+def _end(conn: Connection, job: Job) -> dict[str, Any]:
+    """There was nothing to convert, and there is no turn to wait for any more."""
+    jobs.route(conn, job, plain_queue(job.queue))
+    return {}

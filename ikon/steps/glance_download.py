@@ -3,7 +3,6 @@
 import base64
 from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -13,13 +12,12 @@ from ikon.kit import Kit
 from ikon.model.image import Image
 from ikon.model.job import Job
 from ikon.model.remote import RECORD_BYTES, Remote, open_to, parse, taken_over
-from ikon.problems import Conflict, DigestMismatch, RegionDown, SourceBroken, SourceDenied, SourceTooLarge, SourceUnreachable
+from ikon.problems import Conflict, RegionDown, SourceBroken, SourceDenied, SourceTooLarge, SourceUnreachable
 from ikon.seal import unseal
 from ikon.steps import staging
 from ikon.steps.base import Work
 from ikon.steps.web_download import compared
 from ikon.transfer.attempts import Attempt
-from ikon.transfer.digests import ALGORITHM
 from ikon.transfer.fetch import PASSING
 from ikon.transfer.intake import Bounds, Facts, lost
 
@@ -46,9 +44,8 @@ class GlanceDownload:
                 ) as source:
                     if source.size is None and remote.size is None and remote.digest is None:
                         raise SourceBroken("The region tells neither size nor digest of the image: a part could pass for the whole")
-                    blocks = staging.watched(_whole(source, remote, source.size), work, remote.size)
-                    facts = await kit.intake.take_in(attempt, blocks, Bounds(remote.size, limits.image_bytes))
-            return _same(facts, remote)
+                    blocks = staging.watched(compared(_whole(source, remote, source.size), remote.digest), work, remote.size)
+                    return await kit.intake.take_in(attempt, blocks, Bounds(remote.size, limits.image_bytes))
 
         await staging.anew(kit, work, fill, lambda image: taken_over(image, remote, limits.properties))
 
@@ -102,24 +99,14 @@ def _told(region: str, image_id: str) -> Iterator[None]:
 
 
 async def _whole(blocks: AsyncIterable[bytes], remote: Remote, announced: int | None) -> AsyncIterator[bytes]:
-    """The data, ended by SourceBroken unless it has as many bytes as the record says; of digests compared what the intake does not make."""
-    own = (remote.digest or "").startswith((f"{ALGORITHM}:", "md5:"))
+    """The data, ended by SourceBroken unless it has as many bytes as the record says."""
     done, wanted = 0, remote.size
     if None not in (announced, wanted) and announced != wanted:
         raise SourceBroken(f"The region gives {announced} bytes of an image of {wanted}")
-    async for block in compared(blocks, None if own else remote.digest):
+    async for block in blocks:
         done += len(block)
         if wanted is not None and done > wanted:
             raise SourceBroken(f"The region gives more than the {wanted} bytes of the image")
         yield block
     if wanted is not None and done < wanted:
         raise SourceBroken(f"The region gives {done} bytes of an image of {wanted}")
-
-
-def _same(facts: Facts, remote: Remote) -> Facts:
-    """The facts, if they are those of the record. Raises DigestMismatch."""
-    name, _, wanted = (remote.digest or "").partition(":")
-    made: dict[str, Any] = {ALGORITHM: facts.os_hash_value, "md5": facts.checksum}
-    if name in made and made[name] != wanted:
-        raise DigestMismatch(f"The data that came has the {name} digest {made[name]}, and not the {wanted} of the region's record")
-    return facts

@@ -1,24 +1,27 @@
 """What steps that bring or change staged data have in common: the data before it, the data after it, and which of them counts."""
 
 import functools
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
 
+from ikon import quota
 from ikon.context import Context, new_request_id
 from ikon.db import copies, images, jobs
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import Image
-from ikon.model.job import Job, node_queue
-from ikon.problems import StagedDataGone
+from ikon.model.job import ANY, Job, node_queue
+from ikon.problems import StagedDataGone, StoreFull
 from ikon.service.data import drop_staged, new_attempt, record
 from ikon.steps.base import Work
 from ikon.stores.registry import STAGING
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.intake import Facts, lost
+from ikon.transfer.room import Room, require
 
 #: Changes of the image's record beside its staged data, given what it was.
 Changes = Callable[[Image], dict[str, Any]]
@@ -41,15 +44,48 @@ def find(conn: Connection, job: Job) -> tuple[Image, Copy]:
     return image, named[0]
 
 
-async def anew(kit: Kit, work: Work, fill: Callable[[Attempt], Awaitable[Facts]], changes: Changes = lambda image: {}) -> None:
-    """End a step with new staged data in place of any before. fill: writes it under an attempt of its own."""
+async def anew(
+    kit: Kit,
+    work: Work,
+    fill: Callable[[Attempt], Awaitable[Facts]],
+    changes: Changes = lambda image: {},
+    notes: Mapping[str, Any] = MappingProxyType({}),
+) -> None:
+    """End a step with new staged data in place of any before. fill: writes it under an attempt of its own. notes: for the checkpoint."""
     assert work.job.image_id is not None
     ctx, attempt = context(work.job), new_attempt(kit, work.job.image_id, STAGING)
     async with kit.intake.undoing(ctx, attempt):
         await kit.db.write(_begin, work.job, record(kit, attempt, 0))
         facts = await fill(attempt)
-        queue = node_queue(kit.lease.node) if kit.stores[STAGING].local else None
-        await work.end(functools.partial(_finish, copy_id=attempt.copy_id, me=kit.lease.id, size=facts.size, queue=queue, changes=changes))
+        queue = node_queue(kit.lease.node) if kit.stores[STAGING].local else ANY
+        await work.end(
+            functools.partial(_finish, copy_id=attempt.copy_id, me=kit.lease.id, size=facts.size, queue=queue, changes=changes, notes=notes)
+        )
+
+
+async def admit(kit: Kit, work: Work, size: int) -> None:
+    """Promise a job that fetches so many bytes room for them in its stores and in its project's quota, before the first of them comes.
+
+    Raises StoreFull, RoomPromised, QuotaExceeded, and what `lost` does.
+    """
+    rooms = [await kit.intake.rooms.measure(store) for store in work.job.input["stores"]]
+    await kit.db.write(_admit, work.job, size, rooms, kit.settings.quota.bytes)
+
+
+def _admit(conn: Connection, job: Job, size: int, rooms: Sequence[Room], limit: int) -> None:
+    image, held = images.lock(conn, job.image_id or ""), jobs.lock(conn, job)
+    if image is None or held is None:
+        raise lost(conn, job.image_id or "")
+    full: list[StoreFull] = []
+    for room in rooms:
+        try:
+            require(conn, room, size * sum(each.store in room.stores for each in rooms), image.id)
+        except StoreFull as problem:
+            full.append(problem)
+    if full and (job.input["request"]["must_succeed"] or len(full) == len(rooms)):
+        raise full[0]
+    jobs.end_step(conn, held, held.step, held.checkpoint | {"promised": size})
+    quota.require(conn, image.owner or job.project, size * (len(rooms) - len(full)), limit, image.id)
 
 
 def _begin(conn: Connection, job: Job, row: Copy) -> None:
@@ -58,21 +94,23 @@ def _begin(conn: Connection, job: Job, row: Copy) -> None:
     copies.intend(conn, row)
 
 
-def _finish(conn: Connection, job: Job, *, copy_id: str, me: str, size: int, queue: str | None, changes: Changes) -> dict[str, Any]:
+def _finish(
+    conn: Connection, job: Job, *, copy_id: str, me: str, size: int, queue: str, changes: Changes, notes: Mapping[str, Any]
+) -> dict[str, Any]:
     image = images.lock(conn, job.image_id or "")
     if image is None or not copies.finish(conn, copy_id, me, size):
         raise lost(conn, job.image_id or "")
     drop_staged(conn, image.id, keep=copy_id)
     images.save(conn, image, msgspec.structs.replace(image, size=size, **changes(image)))
-    if queue is not None:
-        jobs.route(conn, job, queue)  # only this node can go on
-    return {"staged": copy_id}
+    jobs.route(conn, job, queue)  # where the directory is a node's own, only that node can go on
+    return {"staged": copy_id, **notes}
 
 
 async def watched(blocks: AsyncIterable[bytes], work: Work, size: int | None) -> AsyncIterator[bytes]:
-    """The data, saying how far it is."""
+    """The data, saying how far it is, and standing still while the job may be another process's."""
     done = 0
     async for block in blocks:
+        await work.hold()
         done += len(block)
         work.moved(done, size)
         yield block

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,15 +14,16 @@ from ikon.db import copies, events, images
 from ikon.db.copies import Copy
 from ikon.formats.inspector import Inspector
 from ikon.kit import Kit
-from ikon.model.image import Image, Importing
+from ikon.model.image import FORMATS, Image, Importing
 from ikon.model.job import Job
-from ikon.problems import DataUnavailable
+from ikon.problems import Conflict, DataUnavailable, Problem, StoreFull
 from ikon.service.data import drop_staged, new_attempt, record
 from ikon.steps import staging
 from ikon.steps.base import Work
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.intake import Bounds, Facts, lost
 from ikon.transfer.outflow import Reader
+from ikon.transfer.room import Room, require
 
 
 class Store:
@@ -43,19 +44,27 @@ class Store:
             for attempt in attempts:
                 await stack.enter_async_context(kit.intake.undoing(ctx, attempt))
             rows = [record(kit, attempt, 0) for attempt in attempts]
-            image, sources = await kit.db.write(self._begin, job, rows, kit.settings.quota.bytes)
+            rooms = {attempt.store: await kit.intake.rooms.measure(attempt.store) for attempt in attempts}
+            image, sources, full = await kit.db.write(self._begin, job, rows, rooms, kit.settings.quota.bytes)
+            going = [attempt for attempt in attempts if attempt.copy_id not in full]
             reader = await stack.enter_async_context(self._reading(kit, image, sources))
             size = sources[0].size or 0
             inspector = Inspector(image.disk_format or "", image.container_format or "", kit.settings.formats) if self._staged else None
+            for attempt in going:
+                attempt.reserved = size
             facts = await kit.intake.take_in(
-                attempts[0],
+                going[0],
                 staging.watched(reader.blocks(), work, size),
                 Bounds(size, size),
                 inspector,
-                others=attempts[1:],
+                others=going[1:],
                 tolerant=tolerant,
             )
-            await work.end(functools.partial(self._finish, ctx=ctx, attempts=attempts, facts=facts, me=kit.lease.id))
+            facts = msgspec.structs.replace(facts, failed=facts.failed | full)
+            finish = functools.partial(
+                self._finish, ctx=ctx, inspected=image, attempts=attempts, facts=facts, first=going[0], me=kit.lease.id
+            )
+            await work.end(finish)
         for attempt in attempts:
             if why := facts.failed.get(attempt.copy_id):
                 await kit.intake.leave_behind(ctx, attempt, why)
@@ -66,21 +75,43 @@ class Store:
     async def undo(self, kit: Kit, work: Work) -> None:
         """Nothing is left: each attempt is undone where it ran, or by the reaper where its process is gone."""
 
-    def _begin(self, conn: Connection, job: Job, rows: Sequence[Copy], limit: int) -> tuple[Image, list[Copy]]:
+    def _begin(
+        self, conn: Connection, job: Job, rows: Sequence[Copy], rooms: Mapping[str, Room], limit: int
+    ) -> tuple[Image, list[Copy], dict[str, Problem]]:
+        """The image, its data, and why attempts do not begin, by copy id, where some may fail."""
         image = images.lock(conn, job.image_id or "")
         if image is None:
             raise lost(conn, job.image_id or "")
         sources = [staging.find(conn, job)[1]] if self._staged else copies.of_image(conn, image.id)
         project, size = image.owner or job.project, sources[0].size or 0
+        full: dict[str, Problem] = {}
         for row in rows:
-            copies.intend(conn, msgspec.structs.replace(row, project=project, reserved=size))
-        quota.charge(conn, project, size * len(rows), limit)
-        return image, sources
+            try:
+                require(conn, rooms[row.store], size, image.id)
+            except StoreFull as problem:
+                if job.input["request"]["must_succeed"] or len(full) + 1 == len(rows):
+                    raise
+                full[row.id] = problem
+            else:
+                copies.intend(conn, msgspec.structs.replace(row, project=project, reserved=size))
+        quota.charge(conn, project, size * (len(rows) - len(full)), limit, image.id)
+        return image, sources, full
 
     def _reading(self, kit: Kit, image: Image, sources: list[Copy]) -> contextlib.AbstractAsyncContextManager[Reader]:
         return kit.outflow.reading_staged(image, sources[0]) if self._staged else kit.outflow.reading(image, sources, [])
 
-    def _finish(self, conn: Connection, job: Job, *, ctx: Context, attempts: Sequence[Attempt], facts: Facts, me: str) -> dict[str, Any]:
+    def _finish(
+        self,
+        conn: Connection,
+        job: Job,
+        *,
+        ctx: Context,
+        inspected: Image,
+        attempts: Sequence[Attempt],
+        facts: Facts,
+        first: Attempt,
+        me: str,
+    ) -> dict[str, Any]:
         image = images.lock(conn, job.image_id or "")
         good = [attempt for attempt in attempts if attempt.copy_id not in facts.failed]
         if image is None or not all(copies.finish(conn, attempt.copy_id, me, facts.size) for attempt in good):
@@ -89,14 +120,16 @@ class Store:
         changes["importing"] = Importing(None, [], [attempt.store for attempt in attempts if attempt not in good])
         if self._staged:
             assert facts.verdict is not None
-            changes |= {"status": "active", "size": facts.size, "checksum": facts.checksum, "digests": attempts[0].copy_id, "reason": None}
+            if any(getattr(image, name) != getattr(inspected, name) for name in FORMATS):  # which may be patched while an import runs
+                raise Conflict("The image's formats were changed while its data was looked at. Import it again")
+            changes |= {"status": "active", "size": facts.size, "checksum": facts.checksum, "digests": first.copy_id, "reason": None}
             changes |= {"os_hash_algo": facts.os_hash_algo, "os_hash_value": facts.os_hash_value}
             changes["virtual_size"] = facts.verdict.virtual_size
             drop_staged(conn, image.id)
         elif (facts.checksum, facts.os_hash_value) != (image.checksum, image.os_hash_value):
             raise DataUnavailable(f"What was read of image {image.id} is not what its digests say")
         else:
-            copies.drop_digests(conn, image.id, attempts[0].copy_id)  # the first copy's say the same of the same bytes
+            copies.drop_digests(conn, image.id, first.copy_id)  # the first copy's say the same of the same bytes
         image = images.save(conn, image, msgspec.structs.replace(image, **changes))
         for attempt in attempts:
             if why := facts.failed.get(attempt.copy_id):

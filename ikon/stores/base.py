@@ -116,6 +116,8 @@ class Store(Protocol):
     settings: StoreSettings
     #: Whether only the node that wrote a copy can reach its bytes.
     local: bool
+    #: What stores that take from the same room have in common; None: this one has its own.
+    disk: object | None
 
     def url(self, image_id: str, copy_id: str) -> str:
         """Where an attempt's bytes will be: known, and committed, before the first of them is written. Holds no secret."""
@@ -134,6 +136,9 @@ class Store(Protocol):
 
     async def usage(self) -> Usage:
         """Room in the store. Raises StoreDown."""
+
+    async def written(self, urls: Sequence[str]) -> Sequence[int]:
+        """Bytes of each of these attempts that `usage` counts as taken by now. Raises StoreDown."""
 
     def details(self) -> dict[str, Any]:
         """Properties of the store that an administrator may see."""

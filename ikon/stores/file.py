@@ -58,6 +58,7 @@ class FileStore:
             raise StartError(
                 f"config: stores.{name}.path = {settings.path!r}: {error.strerror}. Name a directory that this user can write to"
             ) from None
+        self.disk: object | None = self.path.stat().st_dev
         self._pool = Pool(f"store-{name}", settings.threads)
         self._reads = Pool(f"reads-{name}", settings.threads, settings.read_s)
 
@@ -116,8 +117,12 @@ class FileStore:
 
     async def usage(self) -> Usage:
         """See Store."""
-        stat = await self._call(os.statvfs, self.path)
+        stat, self.disk = await self._call(_disk, self.path)  # another one, where it was mounted after the start
         return Usage(stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize)
+
+    async def written(self, urls: Sequence[str]) -> Sequence[int]:
+        """See Store."""
+        return await self._call(_written, [self._file(url) for url in urls])
 
     def details(self) -> dict[str, Any]:
         """See Store."""
@@ -237,6 +242,22 @@ def _delete(path: Path) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
     _sync_directory(path.parent)
+
+
+def _disk(path: Path) -> tuple[os.statvfs_result, int]:
+    return os.statvfs(path), os.stat(path).st_dev
+
+
+def _written(paths: Sequence[Path]) -> list[int]:
+    """Bytes of disk that each file takes: of a sparse one less than it has."""
+    return [512 * max(_blocks(f"{path}{PART}"), _blocks(path)) for path in paths]
+
+
+def _blocks(path: Path | str) -> int:
+    try:
+        return os.stat(path).st_blocks
+    except FileNotFoundError:
+        return 0
 
 
 def _next_names(entries: Any, most: int) -> list[str]:

@@ -14,12 +14,14 @@ T = TypeVar("T")
 class Attempt:
     """One try to write one copy in this process.
 
-    stored: its bytes are durable, so that from now on they may be an image's. stopped_by: why it must end, once somebody has said so.
+    reserved: bytes that it was promised in its store. stored: its bytes are durable, so that from now on they may be an image's.
+    stopped_by: why it must end, once somebody has said so.
     """
 
     def __init__(self, image_id: str, copy_id: str, store: str, url: str) -> None:
         self.image_id, self.copy_id, self.store, self.url = image_id, copy_id, store, url
         self.writer: Writer | None = None
+        self.reserved = 0
         self.stored = False
         self.stopped_by: Problem | None = None
         self._stop = asyncio.Event()

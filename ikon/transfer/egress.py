@@ -104,8 +104,10 @@ def _host(host: str) -> tuple[str, Address | None]:
     return name, None
 
 
-def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+def _inner(address: Address) -> ipaddress.IPv4Address | None:
     """The IPv4 address that an IPv6 address carries and that some machine on the way may take it for."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
     number = int(address)
     if address in MAPPED or address in NAT64 or (number >> 32) & 0xFFFFFFFF in ISATAP:
         return ipaddress.IPv4Address(number & 0xFFFFFFFF)
@@ -117,8 +119,9 @@ def why_not(address: Address, opened: Sequence[Network] = ()) -> str | None:
     for what, networks in NEVER.items():
         if any(address in network for network in networks):
             return f"{address} is {what}"
-    if isinstance(address, ipaddress.IPv6Address) and (inner := _inner(address)) is not None:
-        if why := why_not(inner, opened):
+    if (inner := _inner(address)) is not None:
+        # who translates NAT64 or 6to4 would take loopback for his own, and not this machine's, which alone may be opened
+        if why := why_not(inner, opened if address in MAPPED else [network for network in opened if not network.is_loopback]):
             return f"{address} carries an address: {why}"
         if address in MAPPED or address in NAT64:
             return None
@@ -195,7 +198,7 @@ class Gate:
         for address in found:
             if why := self._why_not(target, address):
                 raise ValueError(f"{target.host}: {why}")
-            if address in closed:
+            if address in closed or _inner(address) in closed:
                 raise ValueError(f"{target.host}: {address} is a server that Ikon itself uses")
         if not found:
             raise ValueError(f"{target.host} has no address")
@@ -213,7 +216,9 @@ class Gate:
         opened = self._networks + (self._private if target.host in self._hosts else ())
         if why := why_not(address, opened):
             return why
-        named = any(network.num_addresses == 1 and address in network for network in self._networks)
-        if not named and not address.is_loopback and self._own(address):
-            return f"{address} is this machine's own, and not itself in egress.allowed_networks"
+        inner = _inner(address)
+        for each in (address, inner) if inner else (address,):
+            named = any(network.num_addresses == 1 and each in network for network in self._networks)
+            if not named and not each.is_loopback and self._own(each):
+                return f"{each} is this machine's own, and not itself in egress.allowed_networks"
         return None

@@ -1,4 +1,4 @@
-"""The one way out: every request that Ikon makes to a host that a user or an operator named goes through Fetcher.
+"""The one way out: every request that Ikon makes to a host that a user named goes through Fetcher, and Poster's through what it stands on.
 
 Resumes what is cut, gives up what stalls, trickles or lies, and holds less than 1 MiB whatever comes. docs/design/outbound.md says how.
 """
@@ -61,7 +61,8 @@ class Fetcher:
         """pause_s: before the first retry; it doubles each time. Raises StartError when egress.ca_file or a region's URL is of no use."""
         self.settings, self.pause_s = settings.egress, pause_s
         self._pool = Pool("resolver", 4)
-        self.gate = Gate(settings.egress, resolve or self._look_up, settings.own_servers, own)
+        self.resolve = resolve or self._look_up
+        self.gate = Gate(settings.egress, self.resolve, settings.own_servers, own)
         if settings.egress.ca_file:
             _ = self.tls  # a wrong file stops the start, not the first fetch
         for name, region in settings.regions.items():
@@ -121,21 +122,20 @@ class Fetcher:
         finally:
             source.close()
 
-    async def reach(self, target: Target, headers: Mapping[str, str]) -> Answer:
-        """Ask the first of a target's addresses that takes a connection, after judging them all."""
+    async def reach(self, gate: Gate, target: Target, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
+        """Ask the first of a target's addresses that takes a connection, after the gate has judged them all. Raises SourceUnreachable."""
         addresses: list[Address] = []
         tried = []
         try:
-            addresses = await self.gate.addresses(target)
+            addresses = await gate.addresses(target)
         except (OSError, ValueError) as error:
             tried.append(str(error) or f"{target.host} was not looked up in time")
         for address in addresses[:ADDRESSES]:
             try:
-                return await ask(target, address, headers, self.tls if target.scheme == "https" else None)
+                return await ask(target, address, headers, self.tls if target.scheme == "https" else None, body)
             except OSError as error:
                 tried.append(f"{address}: {str(error) or 'no connection in time'}")
-        # a name that is refused is tried again like one that does not exist: neither the text nor the time tells them apart
-        raise _Passing(SourceUnreachable(because="; ".join(tried)))
+        raise SourceUnreachable(because="; ".join(tried))
 
     def close(self) -> None:
         """Let the threads go."""
@@ -242,7 +242,11 @@ class Source:
         for _ in range(REDIRECTS + 1):
             target = self._fetcher.gate.target(url, target, chosen=self._chosen)
             self._origin = target.origin
-            self._answer = answer = await self._fetcher.reach(target, headers | secrets)
+            try:
+                self._answer = answer = await self._fetcher.reach(self._fetcher.gate, target, headers | secrets)
+            except SourceUnreachable as problem:
+                # a name that is refused is tried again like one that does not exist: neither the text nor the time tells them apart
+                raise _Passing(problem) from None
             await self._timed(answer.read_head)
             if answer.status not in FOLLOWED or "location" not in answer.headers:
                 return self._accept(answer)
@@ -282,7 +286,7 @@ class Source:
         if other_size or (self.at and self.validator and validator != self.validator):
             raise SourceChanged(because=f"it had {self.size} bytes as {self.validator}, and has {size} as {validator}")
         if self._limit is not None and size is not None and size > self._limit:
-            raise SourceTooLarge(because=f"{size} bytes announced, {self._limit} allowed")
+            raise SourceTooLarge(f"The source has {size} bytes, {self._limit} are allowed", because="as it announced")
         self.size, self.validator, self._known = size, validator, True
         self._waited, self._came = 0.0, 0
 
@@ -308,7 +312,7 @@ class Source:
                 raise _Passing(SourceTooSlow(because=f"{rate:.0f} bytes a second"))
         end = self.at + len(block)
         if self._limit is not None and end > self._limit:
-            raise SourceTooLarge(because=f"more than the {self._limit} bytes allowed")
+            raise SourceTooLarge(f"The source has more than the {self._limit} bytes that are allowed", because="as it came")
         if self.size is not None and (end > self.size or (not block and end < self.size)):
             raise SourceBroken(because=f"{end} bytes where {self.size} were announced")
         return block

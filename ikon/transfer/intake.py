@@ -34,19 +34,23 @@ from ikon.problems import (
     Problem,
     QuotaExceeded,
     ServerFailed,
+    StoreFull,
     Unavailable,
 )
 from ikon.stores.base import Buffer
-from ikon.stores.registry import Stores
+from ikon.stores.registry import STAGING, Stores
 from ikon.threads import Pool, outcome
 from ikon.transfer.attempts import Attempt, Attempts, deleted
 from ikon.transfer.budget import Budget
 from ikon.transfer.digests import ALGORITHM, BlockDigests, Md5, Multihash
 from ikon.transfer.pump import Consumer, Pump
 from ikon.transfer.rests import Rests
+from ikon.transfer.room import Room, Rooms, require
 
 #: Statuses of images whose data comes in with a request, which goes back to queued when that fails.
 TAKING_IN = ("saving", "uploading")
+#: Bytes by which the promise to an attempt of unknown length grows.
+GROW = 64 << 20
 #: Seconds that an answer waits for bytes to be deleted; after that the reaper goes on.
 INLINE_S = 2.0
 #: Seconds before bytes whose deletion failed are tried again: doubled with every try, up to the second number.
@@ -55,9 +59,14 @@ BACK_OFF_S = (5, 600)
 SECOND_LOOK_S = 600
 
 
+#: Charges somebody, last in a transaction, with so many bytes more.
+Charge = Callable[[Connection, int], None]
+
+
 class Facts(msgspec.Struct, frozen=True):
     """What is known of an image once its bytes are stored. size: bytes. verdict: None when they were not inspected.
 
+    checksum, os_hash_value: empty for staged data, which is no image's yet and has the digests of its blocks alone.
     failed: why attempts did not take part, by copy id.
     """
 
@@ -82,6 +91,7 @@ class Intake:
     def __init__(self, db: Database, stores: Stores, lease: Lease, buffer_bytes: int, *, limited: bool) -> None:
         self._db, self._stores, self._lease, self._limited = db, stores, lease, limited
         self.attempts = Attempts()
+        self.rooms = Rooms(db, stores, lease.node)
         self.rests = Rests()
         self.budget = Budget(buffer_bytes)
         metrics.BUFFERED.set_function(lambda: self.budget.used)
@@ -134,23 +144,29 @@ class Intake:
         blocks: AsyncIterable[bytes],
         bounds: Bounds,
         inspector: Inspector | None = None,
-        grow: Callable[[int], Awaitable[int]] | None = None,
+        charge: Charge | None = None,
         *,
         others: Sequence[Attempt] = (),
         tolerant: bool = False,
     ) -> Facts:
-        """Store a stream and make it durable. `grow` is asked for more room when the stream passes what it last returned.
+        """Store a stream and make it durable. What was not promised to the attempt before is now, and of unknown length as it comes.
 
-        inspector: None where the bytes are an image's already. others: more attempts for the same bytes, each in a store of its own; the
-        digests of blocks are kept under the first. tolerant: go on while one store takes the data; Facts.failed says which do not.
+        inspector: None where the bytes are an image's already. charge: who pays for what is promised here. others: more attempts for the
+        same bytes, each in a store of its own and with its promise; the digests of blocks are kept under the first. tolerant: go on while
+        one store takes the data; Facts.failed says which do not.
 
         Raises BadRequest for a length that is not the announced one, ImageTooLarge, QuotaExceeded, FormatMismatch, UnsafeImage, StoreFull,
-        StoreDenied, StoreDown, ClientGone, and ImageDeleted when the first attempt is stopped meanwhile.
+        RoomPromised, StoreDenied, StoreDown, ClientGone, and ImageDeleted when the first attempt is stopped meanwhile.
         """
-        md5, multihash, block_digests = Md5(), Multihash(), BlockDigests()
-        watchers: list[Inspector | Md5 | BlockDigests] = [md5, block_digests]
+        block_digests = BlockDigests()
+        watchers: list[Inspector | Md5 | BlockDigests] = [block_digests]
+        # two thirds of the CPU of staging, for what only an image's record shows
+        whole = None if attempt.store == STAGING else (Md5(), Multihash())
+        if whole:
+            watchers.insert(0, whole[0])
         if inspector:
             watchers.insert(0, inspector)  # in the same hop to a thread, which costs more than the inspector does
+        await self.reserve(attempt, bounds.expected or 0, charge)
         outlets = _Outlets((attempt, *others), tolerant=tolerant)
         await outlets.each(lambda each: outcome(self._begin(each, bounds.expected)))
 
@@ -160,7 +176,12 @@ class Intake:
                 await self._keep_digests(attempt, gibs, full)
 
         gibs = itertools.count()
-        pump = Pump(self.budget, [*outlets.consumers(), digest, lambda batch: self.pool.run(multihash.update, batch)])
+        consumers: list[Consumer] = [*outlets.consumers(), digest]
+        if whole:
+            multihash = whole[1]
+            consumers.append(lambda batch: self.pool.run(multihash.update, batch))
+        pump = Pump(self.budget, consumers)
+        grow = functools.partial(self._grow, attempt, charge) if bounds.expected is None else None
         size = await attempt.unless_stopped(pump.run(_counted(blocks, bounds, grow)))
         if bounds.expected is not None and size != bounds.expected:
             raise BadRequest(f"Size mismatch: expected {bounds.expected} bytes, got {size} bytes")
@@ -170,14 +191,36 @@ class Intake:
         await self._lease.held()
         attempt.check()
         await outlets.each(_commit)
-        return Facts(size, md5.hex(), ALGORITHM, multihash.hex(), verdict, {each.copy_id: why for each, why in outlets.failed.items()})
+        checksum, value = (digest.hex() for digest in whole) if whole else ("", "")
+        return Facts(size, checksum, ALGORITHM, value, verdict, {each.copy_id: why for each, why in outlets.failed.items()})
 
     async def take_made(self, attempt: Attempt, make: Callable[[Path], Awaitable[None]]) -> Facts:
         """Have a file made by somebody else become an attempt's bytes: read, digested and made durable. Raises as `make` and `take_in`."""
         store: Any = self._stores[attempt.store]
         await attempt.unless_stopped(make(store.place(attempt.url)))
+        attempt.reserved = 1 << 62  # nothing more comes
         attempt.writer = writer = await outcome(store.adopt(attempt.url))
         return await self.take_in(attempt, writer.blocks(), Bounds(None, 1 << 62))
+
+    async def reserve(self, attempt: Attempt, wanted: int, charge: Charge | None = None) -> int:
+        """Promise an attempt so many bytes in its store in all, unless it has them. Returns what it has.
+
+        Raises StoreFull, RoomPromised, what `charge` raises, and what `lost` does.
+        """
+        if wanted > attempt.reserved:
+            room = await self.rooms.measure(attempt.store)
+            await self._db.write(_reserve, attempt, self._lease.id, wanted, room, charge)
+            attempt.reserved = wanted
+        return attempt.reserved
+
+    async def _grow(self, attempt: Attempt, charge: Charge | None, total: int) -> int:
+        """More room: generously while there is some, to the byte at the end of it."""
+        if total <= attempt.reserved:
+            return attempt.reserved
+        try:
+            return await self.reserve(attempt, total + GROW, charge)
+        except (QuotaExceeded, StoreFull):
+            return await self.reserve(attempt, total, charge)
 
     async def _begin(self, attempt: Attempt, size: int | None) -> None:
         """Open the attempt's writer. Never abandoned: whoever undoes the attempt has to know what it opened."""
@@ -291,6 +334,14 @@ async def _counted(blocks: AsyncIterable[bytes], bounds: Bounds, grow: Callable[
         yield block
 
 
+def _reserve(conn: Connection, attempt: Attempt, me: str, wanted: int, room: Room, charge: Charge | None) -> None:
+    require(conn, room, wanted - attempt.reserved, attempt.image_id)
+    if not copies.reserve(conn, attempt.copy_id, me, wanted):
+        raise lost(conn, attempt.image_id)
+    if charge is not None:
+        charge(conn, wanted - attempt.reserved)
+
+
 def lost(conn: Connection, image_id: str) -> ImageDeleted | Unavailable:
     """Why an attempt that was ours is ours no more."""
     if images.get(conn, image_id) is None:
@@ -302,7 +353,7 @@ def _give_up(conn: Connection, ctx: Context, image_id: str, copy_id: str, me: st
     """Claim an attempt for undoing, and queue its image again if it was saving. See copies.claim_undo for what comes back."""
     image = images.lock(conn, image_id)
     claim = copies.claim_undo(conn, copy_id, me)
-    if claim == "lost" and image is not None and image.status == "queued" and isinstance(why, (ImageTooLarge, QuotaExceeded)):
+    if claim == "lost" and image is not None and image.status == "queued" and isinstance(why, (ImageTooLarge, QuotaExceeded, StoreFull)):
         events.failed(conn, ctx, "image.upload.refused", image, why)  # before its first byte, by limits that only those meet who may upload
     if claim == "claimed" and image is not None and image.status in TAKING_IN:
         queue_again(conn, ctx, image, why)

@@ -238,6 +238,7 @@ async def test_a_worker_that_stops_hands_its_jobs_to_the_next_one(kit: Kit) -> N
     left = await kit.db.read(jobs.get, job_id)
     assert left
     assert (left.state, left.step, left.failures) == ("queued", 1, 0)
+    assert left.attempt - left.since == 0  # a restart does not speak against the job
 
     async with working(kit, Notes(Note("never", []), Note("second", []))) as worker:
         job = await settled(kit, worker, job_id, "done")
@@ -257,6 +258,51 @@ async def test_a_job_that_was_taken_away_is_let_go_without_a_trace(kit: Kit) -> 
         left = await kit.db.read(jobs.get, job_id)
     assert left
     assert (left.state, left.attempt, left.instance, slow.undone) == ("running", 2, "thief", 0)
+
+
+class Mover(Note):
+    """Moves blocks until it is told to end."""
+
+    def __init__(self) -> None:
+        super().__init__("first", [])
+        self.moved, self.ends = 0, False
+
+    async def run(self, kit: Kit, work: Work) -> None:
+        while not self.ends:
+            await work.hold()
+            self.moved += 1
+            await asyncio.sleep(0.001)
+        await super().run(kit, work)
+
+
+async def moves(mover: Mover) -> bool:
+    before = mover.moved
+    await asyncio.sleep(0.2)
+    return mover.moved > before + 1
+
+
+async def test_a_job_stands_still_from_a_break_of_the_lease_until_it_is_seen_to_be_ours(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "BEAT_S", 1000.0)
+    mover = Mover()
+    async with working(kit, Notes(mover)) as worker:
+        job_id = await put(kit, wanted())
+        while not await moves(mover):
+            pass
+        kit.lease.steady_since += 1
+        assert not await moves(mover)
+
+        await worker.heartbeat()
+        assert await moves(mover)
+
+        kit.lease.steady_since += 1
+        await kit.db.write(steal, job_id)
+        assert not await moves(mover)
+        await worker.heartbeat()
+        mover.ends = True
+        assert not await moves(mover)
+        left = await kit.db.read(jobs.get, job_id)
+    assert left
+    assert (left.state, left.attempt, left.step, mover.ran) == ("running", 2, 0, 0)
 
 
 def steal(conn: Connection, job_id: str) -> None:
@@ -342,3 +388,25 @@ async def test_an_end_whose_answer_is_lost_does_not_go_on_under_the_attempt_of_a
             await asyncio.sleep(0.5)
             assert (robbed.ran, second.ran) == (1, 0)
     mariadb.drop_database(url)
+
+
+async def test_a_job_that_waits_for_its_turn_is_claimed_by_those_who_have_one_and_does_not_wear_out(kit: Kit) -> None:
+    await kit.db.write(jobs.enqueue, wanted())
+    waiting = model.converting_queue(model.ANY)
+    for _ in range(model.MOST_ATTEMPTS + 1):
+        found = await kit.db.write(jobs.claim, kit.lease.id, [model.ANY, waiting], NONE, [], random.Random(1))
+        assert found
+        assert not model.is_worn_out(found)
+        assert await kit.db.write(jobs.await_turn, found, waiting)
+        assert not await kit.db.write(jobs.await_turn, found, waiting)
+
+    assert await claim(kit) is None
+    assert await kit.db.write(step_done, found.id) == 1
+    assert await kit.db.write(jobs.cancel, found.id) == "queued"
+    ending = await claim(kit)
+    assert ending
+    assert (ending.cancel, ending.queue) == (True, model.ANY)
+
+
+def step_done(conn: Connection, job_id: str) -> int:
+    return conn.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job_id).values(step=1)).rowcount

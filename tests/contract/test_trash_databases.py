@@ -29,7 +29,7 @@ from ikon.service import copies as copies_verbs
 from ikon.service import images as verbs
 from ikon.service import imports, members, tags
 from ikon.service import trash as trash_verbs
-from ikon.transfer import intake
+from ikon.transfer import intake, rests
 from tests.contract.test_verbs_databases import ADMIN, ALICE, kit_on, new, read, rows, stream, upload
 from tests.faults.world import noise
 
@@ -272,6 +272,7 @@ async def test_the_trash_is_the_operators_alone(kit: Kit) -> None:
 async def test_a_store_that_is_down_is_asked_now_and_then_and_others_go_on(kit: Kit, monkeypatch: pytest.MonkeyPatch, hangs: bool) -> None:
     kit = with_settings(kit, trash=Trash())
     monkeypatch.setattr(intake, "INLINE_S", 1.0)
+    monkeypatch.setattr(rests, "REST_S", (600.0, 600.0))  # longer than the rest of this takes on any machine
     asked = []
     delete = kit.stores["one"].delete
 

@@ -174,7 +174,7 @@ async def test_what_a_dead_process_left_is_taken_over_once(kit: Kit, database_ur
     attempt = data.new_attempt(kit, image.id, "one")
     row = msgspec.structs.replace(data.record(kit, attempt, 5), instance="ghost")
     await kit.db.write(instances.enlist, "ghost", "elsewhere", alone=False)
-    await kit.db.write(data._begin, ALICE, attempt, row, 5, QUOTA, QUOTA)
+    await kit.db.write(data._begin, ALICE, attempt, row, 5, QUOTA, QUOTA, await kit.intake.rooms.measure("one"))
     assert (await heartbeat.run_once(kit)).mended == total(await reaper.run_once(kit)).mended == 0
     with pytest.raises(StatusConflict):
         await upload(kit, image, b"early")

@@ -20,7 +20,7 @@ def settings(tmp_path: Path, text: str = "", environ: dict[str, str] | None = No
 
 
 FILE = [
-    ("nonsense = 1", "nonsense", "1", "Known keys here: broker"),
+    ("nonsense = 1", "nonsense", "is no setting", "Known keys here: broker"),
     ('listen = "here"', "listen", "'here'", "HOST:PORT"),
     ('listen = "127.0.0.1:99999"', "listen", "99999", "HOST:PORT"),
     ('listen = "0.0.0.0:9292"', "listen", "'0.0.0.0:9292'", "none_beyond_loopback = true"),
@@ -38,7 +38,7 @@ FILE = [
     ("trusted_proxies = [3]", "trusted_proxies", "[3]", "10.0.0.0/8"),
     ("limits = 3", "limits", "3", "Bounds on single requests"),
     ("[limits]\npage = 0", "limits.page", "0", ">= 1"),
-    ("[limits]\npagge = 5", "limits.pagge", "5", "Known keys here: image_bytes"),
+    ("[limits]\npagge = 5", "limits.pagge", "is no setting", "Known keys here: image_bytes"),
     ('[quota]\nbytes = "5G"', "quota.bytes", "'5G'", "0 sets no limit"),
     ("[http]\nstall_s = 0", "http.stall_s", "0", "> 0"),
     ('[cors]\nallowed_origins = ["*"]', "cors.allowed_origins", "'*'", "a host in lower case"),
@@ -48,7 +48,7 @@ FILE = [
     ('[cors]\nallowed_origins = ["a.example"]', "cors.allowed_origins", "'a.example'", "http:// or https://"),
     ('[cors]\nallowed_origins = ["null"]', "cors.allowed_origins", "'null'", "http:// or https://"),
     ('[cors]\nallowed_origins = "https://a.example"', "cors.allowed_origins", "'https://a.example'", "Origins of these pages"),
-    ("[cors]\norigins = []", "cors.origins", "[]", "Known keys here: allowed_origins"),
+    ("[cors]\norigins = []", "cors.origins", "is no setting", "Known keys here: allowed_origins"),
     ("[egress]\nallowed_ports = [0]", "egress.allowed_ports", "[0]", ">= 1"),
     ('[egress]\nallowed_networks = ["10.0.0.1/8"]', "egress.allowed_networks", "'10.0.0.1/8'", "host bits set"),
     ('[egress]\nallowed_networks = ["0.0.0.0/0"]', "egress.allowed_networks", "'0.0.0.0/0'", "10.0.0.0/8"),
@@ -63,7 +63,7 @@ FILE = [
     ("regions = 3", "regions", "3", "[regions.NAME]"),
     ("[regions.east]", "regions.east.url", "is missing", "endpoint"),
     ("[regions.east]\nurl = 3", "regions.east.url", "3", "endpoint"),
-    ('[regions.east]\nurl = "http://a"\nwait = 3', "regions.east.wait", "3", "Known keys here: password"),
+    ('[regions.east]\nurl = "http://a"\nwait = 3', "regions.east.wait", "is no setting", "Known keys here: password"),
     *(
         (f'[regions.east]\nurl = "{url}"', "regions.east.url", "no endpoint", "http:// or https://")
         for url in (
@@ -92,7 +92,7 @@ FILE = [
     ('[stores.one]\ntype = "file"', "stores.one.path", "is missing", "Directory of the images"),
     ('[stores.one]\ntype = "file"\npath = 3', "stores.one.path", "3", "Directory of the images"),
     ('[stores.one]\ntype = "file"\npath = "/proc/nowhere"', "stores.one.path", "'/proc/nowhere'", "can write to"),
-    ('[stores.one]\ntype = "file"\npath = "p"\nwait = 3', "stores.one.wait", "3", "Known keys here: description, path"),
+    ('[stores.one]\ntype = "file"\npath = "p"\nwait = 3', "stores.one.wait", "is no setting", "Known keys here: description, path"),
     ('[stores."a b"]\ntype = "file"\npath = "p"', "stores.a b", "a b", "1 to 64 letters"),
     ('[stores.os_glance_x]\ntype = "file"\npath = "p"', "stores.os_glance_x", "os_glance_x", "does not begin with os_glance"),
 ]

@@ -130,6 +130,7 @@ def test_only_administrators_move_copies(ikon: Ikon, who: Persona, status: int) 
         {"store": ""},
         {"store": "os_glance_staging_store"},
         {"store": "one"},
+        {"store": "two", "wait": "no"},
     ],
 )
 def test_a_copy_that_cannot_be_made_is_refused(ikon: Ikon, body: Any) -> None:
@@ -153,10 +154,27 @@ def test_the_operator_copies_by_command(ikon: Ikon) -> None:
 
     done, again, missing = command(image_id, "two"), command(image_id, "two"), command("zz", "two")
 
-    assert (done.returncode, done.stdout) == (0, f"Image {image_id} is in store two\n")
+    [job] = ikon.get(f"/ikon/v1/jobs?image={image_id}", who=ADMIN).json["jobs"]
+    assert (job["kind"], job["state"]) == ("copy", "done")
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert (lines[0], lines[-2:]) == (f"Job {job['id']} copies", ["done", f"Image {image_id} is in store two"])
     assert ikon.show(image_id)["stores"] == "one,two"
     assert (again.returncode, again.stderr) == (1, "Error: Image is already present at store 'two'\n")
     assert (missing.returncode, missing.stderr) == (1, "Error: No image found with ID zz\n")
+
+
+def test_a_copy_by_command_that_fails_says_why_and_ends_with_1(tmp_path: Path) -> None:
+    with Ikon(tmp_path, quota={"bytes": 1_500_000}) as ikon:
+        image_id = ikon.active(bytes(1_000_000))
+
+        failed = subprocess.run(
+            [COMMAND, "image", "copy", "--config", ikon.config, image_id, "two"], capture_output=True, text=True, check=False
+        )
+
+        [job] = ikon.get(f"/ikon/v1/jobs?image={image_id}", who=ADMIN).json["jobs"]
+        assert failed.returncode == 1
+        assert failed.stderr.startswith(f"Error: Job {job['id']} is failed: Image exceeds the storage quota")
 
 
 def test_deleting_an_image_takes_every_copy(ikon: Ikon) -> None:

@@ -39,7 +39,7 @@ class Import:
         image = images.lock(conn, job.image_id or "")
         if image is None or image.importing.job != job.id:
             return
-        staged = [copy for copy in copies.of_image(conn, image.id) if copy.store == STAGING and copy.state == "ready"]
+        staged = [copy for copy in copies.of_image(conn, image.id) if copy.store == STAGING and copy.state in copies.STAGED]
         direct = job.input["request"]["method"] == DIRECT
         if isinstance(why, NEVER):
             drop_staged(conn, image.id)

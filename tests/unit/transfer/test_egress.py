@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from ikon.config import Egress, Settings
+from ikon.config import Egress, Events, Settings
 from ikon.problems import SourceNotAllowed
 from ikon.transfer.egress import Gate, Target, is_own, take_apart, why_not
 
@@ -160,7 +160,7 @@ def test_a_redirect_passes_the_same_gate(base: str, location: str, comes: str) -
     [
         (["10.1.0.0/16"], ["10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::a01:203"], ["10.2.0.1", "127.0.0.1", "192.168.0.1", "169.254.169.254"]),
         (["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"], ["100.64.0.1", "fd00::1"], ["127.0.0.1", "::1", "100.100.100.200", "fd00:ec2::254"]),
-        (["127.0.0.0/8"], ["127.0.0.1", "127.9.9.9", "::ffff:127.0.0.1"], ["::1", "0.0.0.0", "10.0.0.1"]),
+        (["127.0.0.0/8"], ["127.0.0.1", "127.9.9.9", "::ffff:127.0.0.1"], ["::1", "0.0.0.0", "10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1"]),
         (["::1/128"], ["::1"], ["127.0.0.1", "::", "fe80::1"]),
     ],
 )  # fmt: skip
@@ -203,6 +203,8 @@ async def test_servers_that_ikon_stands_on_are_closed_whatever_is_opened() -> No
     settings = Settings(database="postgresql+psycopg://u:p@db.internal:5432/ikon?host=10.0.0.8,10.0.0.9:5433")
     assert settings.own_servers == ["db.internal", "10.0.0.8", "10.0.0.9"]
     assert Settings(database="sqlite:////var/lib/ikon.db").own_servers == []
+    bus = Events(notifications="rabbit://u:p@10.0.0.6:5672,u:p@[fd00::6]:5672/ikon")
+    assert Settings(broker="amqp://u:p@mq.internal/v", events=bus).own_servers == ["mq.internal", "10.0.0.6", "fd00::6"]
 
     wide = gate("10.0.0.9", closed=["10.0.0.9"], allowed_networks=["10.0.0.0/8"])
     assert await judged(wide, "http://name.example/") == "refused"
@@ -237,6 +239,17 @@ def test_only_a_redirect_within_a_chosen_origin_is_as_free_as_it() -> None:
             door.target(url, first)
     with pytest.raises(SourceNotAllowed):
         door.target("http://127.0.0.1:9292/v2", away)  # back again
+
+
+@pytest.mark.parametrize("address", ["::ffff:10.0.0.9", "64:ff9b::10.0.0.9", "2002:a00:9::1"])
+async def test_an_address_inside_another_is_as_closed_as_by_itself(address: str) -> None:
+    opened = {"allowed_networks": ["10.0.0.0/8"]}
+    closed = gate(address, closed=["10.0.0.9"], **opened)
+    assert await judged(closed, "http://name.example/") == "refused"
+    assert await judged(closed, f"http://[{address}]/") == "refused"
+
+    own = Gate(Egress(**opened), lambda host: asyncio.sleep(0, [address]), own=lambda asked: str(asked) == "10.0.0.9")
+    assert await judged(own, "http://name.example/") == "refused"
 
 
 async def test_the_ports_are_those_of_the_setting_and_the_scheme_s_own_counts() -> None:
