@@ -226,6 +226,7 @@ class Worker:
             log.get().warning("job left as it is", job=job.id, because=str(error))  # the heartbeat hands it back
 
     async def _await_turn(self, running: Running, queue: str) -> None:
+        log.get().info("job let go", job=running.job.id, attempt=running.job.attempt, because="it waits for its turn")
         try:
             await self._kit.db.write(jobs.await_turn, running.job, queue)
         except Problem as error:

@@ -68,7 +68,7 @@ def test_other_shells_are_served(shell: str) -> None:
         (["--identity", "everyone"], {}, ["identity = 'everyone'", "--identity", "Allowed: none, headers"]),
         (["--workers", "2"], {}, ["workers = 2", "SQLite is served by one process"]),
         (["--listen", "here"], {}, ["listen = 'here'", "HOST:PORT"]),
-        (["--listen", "0.0.0.0:9292"], {}, ["everyone who can connect is admin", 'identity = "headers"']),
+        (["--listen", "0.0.0.0:9292"], {}, ["everyone who can connect is admin", 'identity = "keystone", "headers"']),
         ([], {"IKON_IDENTITY": "everyone"}, ["IKON_IDENTITY='everyone'"]),
         ([], {"IKON_NONSENSE": "1"}, ["IKON_NONSENSE is no setting"]),
         (["--config", "/nowhere.toml"], {}, ["cannot read /nowhere.toml"]),
