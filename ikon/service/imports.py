@@ -166,10 +166,12 @@ def _steps(kit: Kit, request: Request) -> list[str]:
 
 
 def fetched_before(conn: Connection, image: Image, request: Request) -> tuple[dict[str, str] | None, Copy | None]:
-    """What an earlier import has fetched from the same URL, as it noted it, and its copy; unless it is gone, or on a node that is away."""
-    for job in reversed(jobs.of_image(conn, image.id, LOOKED_AT) if request.method == WEB else []):
-        noted = job.checkpoint.get("fetched")
-        copy = copies.get(conn, noted["copy"]) if noted and job.input["request"].get("uri") == request.uri else None
+    """What an earlier import has fetched from the same place, as it noted it, and its copy; unless that is gone, or on a node that is."""
+    place = [request.uri, request.region, request.remote_id]
+    for job in reversed(jobs.of_image(conn, image.id, LOOKED_AT) if request.method in (WEB, REMOTE) else []):
+        noted, asked = job.checkpoint.get("fetched"), job.input["request"]
+        same = [asked.get("uri"), asked.get("region"), asked.get("remote_id")] == place
+        copy = copies.get(conn, noted["copy"]) if noted and same else None
         if copy and copy.state in copies.STAGED and (copy.node is None or instances.serves(conn, copy.node)):
             return noted, copy
     return None, None

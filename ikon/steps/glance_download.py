@@ -1,7 +1,7 @@
 """Fetch an image's data, formats and some of its properties from another image service into the staging store."""
 
 import base64
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection
@@ -14,12 +14,10 @@ from ikon.model.job import Job
 from ikon.model.remote import RECORD_BYTES, Remote, open_to, parse, taken_over
 from ikon.problems import Conflict, RegionDown, SourceBroken, SourceDenied, SourceTooLarge, SourceUnreachable
 from ikon.seal import unseal
-from ikon.steps import staging
 from ikon.steps.base import Work
-from ikon.steps.web_download import compared
-from ikon.transfer.attempts import Attempt
+from ikon.steps.web_download import Where, bring
 from ikon.transfer.fetch import PASSING
-from ikon.transfer.intake import Bounds, Facts, lost
+from ikon.transfer.intake import lost
 
 
 class GlanceDownload:
@@ -34,20 +32,12 @@ class GlanceDownload:
         url = f"{region.url.rstrip('/').removesuffix('/v2')}/v2/images/{asked['remote_id']}"
         with _told(asked["region"], asked["remote_id"]):
             remote = await self._look(kit, work.job, url, headers, region)
-        if remote.size is not None and remote.size > limits.image_bytes:
-            raise SourceTooLarge(because=f"its record says {remote.size} bytes, {limits.image_bytes} are allowed")
-
-        async def fill(attempt: Attempt) -> Facts:
-            with _told(asked["region"], asked["remote_id"]):
-                async with kit.fetcher.open(
-                    f"{url}/file", limit=limits.image_bytes, headers=headers, chosen=True, compared=remote.digest is not None
-                ) as source:
-                    if source.size is None and remote.size is None and remote.digest is None:
-                        raise SourceBroken("The region tells neither size nor digest of the image: a part could pass for the whole")
-                    blocks = staging.watched(compared(_whole(source, remote, source.size), remote.digest), work, remote.size)
-                    return await kit.intake.take_in(attempt, blocks, Bounds(remote.size, limits.image_bytes))
-
-        await staging.anew(kit, work, fill, lambda image: taken_over(image, remote, limits.properties))
+            if remote.size is not None and remote.size > limits.image_bytes:
+                raise SourceTooLarge(because=f"its record says {remote.size} bytes, {limits.image_bytes} are allowed")
+            if remote.size is None and remote.digest is None:
+                raise SourceBroken("The remote image's record tells neither size nor digest: a part could pass for the whole")
+            where = Where(f"{url}/file", remote.digest, remote.size, headers, chosen=True)
+            await bring(kit, work, where, lambda image: taken_over(image, remote, limits.properties))
 
     def _region(self, kit: Kit, job: Job) -> tuple[Region, dict[str, str]]:
         """Where to ask, and with what to prove who asks."""
@@ -75,7 +65,7 @@ class GlanceDownload:
         return remote
 
     async def undo(self, kit: Kit, work: Work) -> None:
-        """See WebDownload: no data is left. Formats and properties that were taken over stay."""
+        """See WebDownload. Formats and properties that were taken over stay."""
 
 
 def _image(conn: Connection, job: Job) -> Image:
@@ -96,17 +86,3 @@ def _told(region: str, image_id: str) -> Iterator[None]:
         if problem.code in PASSING:
             raise RegionDown(region, problem.because) from problem
         raise SourceDenied(problem.code, f"Region {region} does not give image {image_id}", because=problem.because) from None
-
-
-async def _whole(blocks: AsyncIterable[bytes], remote: Remote, announced: int | None) -> AsyncIterator[bytes]:
-    """The data, ended by SourceBroken unless it has as many bytes as the record says."""
-    done, wanted = 0, remote.size
-    if None not in (announced, wanted) and announced != wanted:
-        raise SourceBroken(f"The region gives {announced} bytes of an image of {wanted}")
-    async for block in blocks:
-        done += len(block)
-        if wanted is not None and done > wanted:
-            raise SourceBroken(f"The region gives more than the {wanted} bytes of the image")
-        yield block
-    if wanted is not None and done < wanted:
-        raise SourceBroken(f"The region gives {done} bytes of an image of {wanted}")

@@ -22,4 +22,4 @@ def test_unmodified_clients_take_a_real_image_in_and_out_and_it_boots() -> None:
 
     assert done.returncode == 0, done.stdout
     assert "FAILED" not in done.stdout
-    assert done.stdout.count("ok      ") >= 46, done.stdout
+    assert done.stdout.count("ok      ") >= 62, done.stdout

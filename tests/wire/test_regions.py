@@ -262,6 +262,21 @@ def test_a_cut_is_mended_from_where_it_was_where_only_the_digest_shows_that_it_i
     assert int(str(ranges[1]).removeprefix("bytes=").removesuffix("-")) > 0
 
 
+def test_another_import_goes_on_from_what_came_before_the_region_broke_off(home: Ikon, away: Ikon, front: Front) -> None:
+    remote = away.active(DATA, visibility="public", who=ADMIN)
+    front.change = of_file(lambda count, reply: reply._replace(cut=1_200_000) if count == 1 else Reply(403, {"Content-Length": "0"}, b""))
+    image = begin(home, remote)
+    assert refused(home, image).endswith("HTTP status 403")
+    front.change = None
+
+    assert start(home, image, {"glance_region": "west", "glance_image_id": remote}).status == 202
+
+    assert ended(home, image)["os_hash_value"] == hashlib.sha512(DATA).hexdigest()
+    asked = [headers for path, headers in front.asked if path.endswith("/file")]
+    assert asked[-1]["Range"] == "bytes=1200000-"
+    assert asked[-1]["If-Range"] == f'"{away.show(remote)["os_hash_value"]}"'
+
+
 @pytest.mark.parametrize("what", ["record", "data"])
 def test_a_redirect_away_from_a_region_leads_to_no_inside_address_and_takes_no_secret_along(
     home: Ikon, away: Ikon, front: Front, what: str

@@ -239,7 +239,7 @@ def test_the_quota_for_what_is_being_fetched_is_nobody_elses_until_its_job_ends(
     who = someone()
     image, other = (str(ikon.create(who=who)["id"]) for _ in range(2))
     job = start(ikon, image, who)
-    assert served.held.wait(30)
+    eventually(lambda: jobs(ikon, image)[0]["done_bytes"])  # data has come, so that its room was promised
 
     during = ikon.upload(other, bytes(600_000), who=who)
     assert ikon.post(f"/ikon/v1/jobs/{job}/cancel", who=ADMIN).status == 200
