@@ -1,17 +1,13 @@
 """Convert staged data to the disk format that the operator wants all imported images to have."""
 
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
-from sqlalchemy import Connection
-
-from ikon.db import jobs
 from ikon.db.copies import Copy
 from ikon.formats.inspector import PLAIN, Inspector, Verdict
 from ikon.kit import Kit
 from ikon.model.image import Image
-from ikon.model.job import Job, converting_queue, plain_queue
+from ikon.model.job import converting_queue
 from ikon.steps import staging
 from ikon.steps.base import NotNow, Work
 from ikon.transfer.attempts import Attempt
@@ -45,7 +41,7 @@ class Convert:
         verdict = await self._inspected(kit, image, staged)
         found = "raw" if verdict.format in PLAIN else verdict.format
         if image.container_format != "bare" or found not in READ or found == wanted or verdict.virtual_size is None:
-            await work.end(_end)
+            await work.end(lambda conn, job: {})
             return
         disk = Disk(Path(urlsplit(staged.url).path), found, verdict.virtual_size)
 
@@ -80,9 +76,3 @@ class Convert:
 def turns(kit: Kit) -> Turns:
     """Turns to convert, on this node."""
     return Turns(kit.settings.run, "convert", kit.settings.conversion.at_once)
-
-
-def _end(conn: Connection, job: Job) -> dict[str, Any]:
-    """There was nothing to convert, and there is no turn to wait for any more."""
-    jobs.route(conn, job, plain_queue(job.queue))
-    return {}
