@@ -43,11 +43,8 @@ class Side:
 
     def start(self, path: str = "/healthcheck") -> tuple[float, float]:
         """Seconds from exec to the first good answer for `path`, and the CPU seconds they took."""
-        with self.log.open("ab") as log:
-            began = time.perf_counter()
-            self.process = subprocess.Popen(
-                self.command, env=os.environ | self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+        began = time.perf_counter()
+        self.process = self.launch()
         while time.perf_counter() - began < 60:
             if self.process.poll() is not None:
                 raise RuntimeError(f"{self.name} ended with {self.process.returncode}, see {self.log}")
@@ -56,6 +53,14 @@ class Side:
                 return time.perf_counter() - began, cpu_s(self.process.pid)
             time.sleep(0.005)
         raise RuntimeError(f"{self.name} gives no answer, see {self.log}")
+
+    def launch(self) -> subprocess.Popen[bytes]:
+        """Start it, without waiting for an answer."""
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command, env=os.environ | self.env, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        return self.process
 
     def stop(self) -> None:
         if self.process and self.process.poll() is None:
@@ -123,6 +128,28 @@ class Postgres:
 
     def _run(self, verb: str) -> None:
         subprocess.run([CHECKOUT / "tests/services/postgres.sh", verb], env=os.environ | self.env, check=True, stdout=subprocess.DEVNULL)
+
+
+class Rabbit:
+    """A RabbitMQ."""
+
+    def __init__(self, state: Path) -> None:
+        self.port, self.directory = free_port(), state / "rabbitmq"
+        self.url = f"amqp://ikon:secret@127.0.0.1:{self.port}/"
+
+    def start(self) -> None:
+        self.wipe()
+        for verb in ("install", "start"):
+            self._run(verb)
+
+    def wipe(self) -> None:
+        if self.directory.exists():
+            self._run("stop")
+            shutil.rmtree(self.directory)
+
+    def _run(self, verb: str) -> None:
+        env = os.environ | {"DIR": str(self.directory), "PORT": str(self.port)}
+        subprocess.run([CHECKOUT / "tests/services/rabbitmq.sh", verb], env=env, check=True, stdout=subprocess.DEVNULL)
 
 
 def ikon(program: Path, state: Path, database: tuple[str, int] | None) -> Side:

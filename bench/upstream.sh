@@ -8,7 +8,8 @@
 #   upstream.sh stop       stop MariaDB
 #   upstream.sh wipe       stop MariaDB and remove all but the virtual environment
 #
-# Environment: STATE (state folder), UP_PORT, UP_DB_PORT, UP_PROCESSES (4, the value of upstream's sample file), PYTHON
+# Environment: STATE (state folder), UP_PORT, UP_DB_PORT, UP_PROCESSES (4, the value of upstream's sample file), PYTHON,
+#   UP_SOURCE_PORT (a port that imports may fetch from), UP_CONVERT (raw or qcow2: what imports are converted to; empty: nothing)
 set -euo pipefail
 HERE=$(cd "$(dirname "$0")" && pwd)
 STATE=${STATE:-$(dirname "$HERE")/.state/bench}
@@ -77,11 +78,11 @@ stop() {
 }
 
 prepare() {
-  mkdir -p "$HOME_DIR"/{etc,images,staging,tasks,cache}
+  mkdir -p "$HOME_DIR"/{etc,images,second,staging,tasks,cache}
   cat >"$HOME_DIR/etc/glance-api.conf" <<CONF
 [DEFAULT]
 log_file = $HOME_DIR/api.log
-enabled_backends = fast:file
+enabled_backends = fast:file,second:file
 enabled_import_methods = [glance-direct,web-download,copy-image]
 worker_self_reference_url = http://127.0.0.1:$PORT
 image_cache_dir = $HOME_DIR/cache
@@ -89,6 +90,8 @@ image_cache_dir = $HOME_DIR/cache
 default_backend = fast
 [fast]
 filesystem_store_datadir = $HOME_DIR/images
+[second]
+filesystem_store_datadir = $HOME_DIR/second
 [os_glance_staging_store]
 filesystem_store_datadir = $HOME_DIR/staging
 [os_glance_tasks_store]
@@ -98,9 +101,20 @@ connection = mysql+pymysql://bench:bench@127.0.0.1:$DB_PORT/glance?charset=utf8
 [oslo_policy]
 enforce_scope = true
 enforce_new_defaults = true
+[wsgi]
+python_interpreter = $VENV/bin/python
 [paste_deploy]
 config_file = $HOME_DIR/etc/paste.ini
 flavor = headers
+CONF
+  cat >"$HOME_DIR/etc/glance-image-import.conf" <<CONF
+[image_import_opts]
+image_import_plugins = [${UP_CONVERT:+image_conversion}]
+[import_filtering_opts]
+allowed_ports = [80,443${UP_SOURCE_PORT:+,$UP_SOURCE_PORT}]
+allowed_hosts = [${UP_SOURCE_PORT:+127.0.0.1}]
+[image_conversion]
+output_format = ${UP_CONVERT:-raw}
 CONF
   # No authtoken filter on either side: both servers get the identity headers that keystonemiddleware would set.
   cat >"$HOME_DIR/etc/paste.ini" <<'CONF'

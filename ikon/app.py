@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 import uvicorn
 
-from ikon import events, log
+from ikon import events, log, policy
 from ikon.api.deadlines import Limits as HttpLimits
 from ikon.api.door import Door
 from ikon.api.protocol import protocol_class
@@ -22,6 +22,7 @@ from ikon.config import MIB, Settings
 from ikon.db import deliveries, schema, usage
 from ikon.db.engine import Database, make_engine
 from ikon.db.lease import Lease, lock_file
+from ikon.keystone import Keystone
 from ikon.kit import Kit
 from ikon.model.job import Limits
 from ikon.passwords import Passwords
@@ -33,6 +34,7 @@ from ikon.stores.registry import open_stores
 from ikon.transfer.fetch import Fetcher
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
+from ikon.transfer.post import Poster
 from ikon.worker.handlers.imports import KINDS
 from ikon.worker.kinds import Kinds
 from ikon.worker.loop import Worker
@@ -49,7 +51,12 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  #: malloc.h
 async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> AsyncIterator[Kit]:
     """All parts, ready to work, and let go of in order. processes: what runs by itself, to be run by hand too. Raises StartError."""
     stores, fetcher = open_stores(settings), Fetcher(settings)
-    senders = events.senders(settings)
+    if settings.policy.file:
+        from ikon.policyfile import PolicyFile  # half a second that a server without one does not pay
+
+        policy.follow(PolicyFile(settings.policy.file))
+    senders = events.senders(settings, lambda setting, url: Poster(fetcher, setting, url).post)
+    keystone = Keystone(settings) if settings.identity == "keystone" else None
     db = Database(settings.database, sinks=events.sinks(settings))
     lease = Lease(db, settings.node, settings.run)
     await lease.start()
@@ -60,7 +67,7 @@ async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> Asy
     queue = Queue(Broker(settings.broker) if settings.broker else None)
     try:
         periodic = {process.name: process.run_once for process in processes}
-        yield Kit(settings, db, lease, stores, queue, intake, outflow, fetcher, Kinds(KINDS), senders, passwords, periodic)
+        yield Kit(settings, db, lease, stores, queue, intake, outflow, fetcher, Kinds(KINDS), senders, passwords, keystone, periodic)
     finally:
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)
@@ -69,6 +76,8 @@ async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> Asy
             part.close()
         for sender in senders.values():
             sender.close()
+        if keystone is not None:
+            keystone.close()
 
 
 def serve(settings: Settings, when_ready: Callable[[], None]) -> None:
@@ -205,9 +214,11 @@ async def _house(settings: Settings, *, serving: bool) -> AsyncIterator[Kit]:
     processes = [
         Process("reaper", reaper.run_once, reaper.EVERY_S, per_node=True, at_once=True),
         Process("updater", updater.run_once, updater.EVERY_S, per_node=False, at_once=False),
+        *(
+            Process(teller.role(sink.name), teller.of(sink.name), teller.EVERY_S, per_node=False, at_once=False)
+            for sink in events.sinks(settings)
+        ),
     ]
-    if events.sinks(settings):
-        processes.append(Process("teller", teller.run_once, teller.EVERY_S, per_node=False, at_once=False))
     async with open_kit(settings, processes) as kit, asyncio.TaskGroup() as group:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(reaper.take_over_lost(kit), TAKE_OVER_S)

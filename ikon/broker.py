@@ -28,10 +28,10 @@ FAREWELL_S = 1.0
 
 
 class Broker:
-    """Publishes rings, and hears them. The URL is a secret: it holds a password."""
+    """Publishes rings, and hears them. The URL is a secret: it holds a password. away: whether it was out of reach at the last try."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
+        self._url, self.away = url, False
         self._rings: queue.Queue[str | None] = queue.Queue(WAITING)
         self._closing = threading.Event()
         self._publisher = self._start("broker-ring", self._publish)
@@ -62,18 +62,18 @@ class Broker:
 
     def _keep(self, work: Callable[[Any], None]) -> None:
         """Do the work on a connection, and on the next one when that breaks."""
-        away = False
+        said = False
         while not self._closing.is_set():
             try:
                 with connected(self._url) as connection:
-                    if away:
+                    if said:
                         log.get().info("broker reached again", broker=shown(self._url))
-                    away = False
+                    said = self.away = False
                     work(connection)
             except Exception as error:  # drivers raise many kinds, and a thread that ended would stay silent for ever
-                if not away:
+                if not said:
                     log.get().warning("broker not reached", broker=shown(self._url), because=f"{type(error).__name__}: {error}")
-                away = True
+                said = self.away = True
             self._closing.wait(random.uniform(*AGAIN_S))  # noqa: S311  spreads load, guards nothing
 
     def _publish(self, connection: Any) -> None:

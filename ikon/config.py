@@ -3,6 +3,7 @@
 The sentence beside each field is its help text; the reference page is made from them.
 """
 
+import base64
 import functools
 import ipaddress
 import os
@@ -11,7 +12,7 @@ import socket
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 from urllib.parse import parse_qs, urlsplit
 
 import msgspec
@@ -24,9 +25,14 @@ MIB = 1 << 20
 PREFIX = "IKON_"
 #: An origin in the one form in which browsers send it (RFC 6454, 6.2).
 ORIGIN = re.compile(r"(http(?!.*:80$)|https(?!.*:443$))://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
+#: A region's endpoint, on which all readers of URLs agree; the fetcher reads it more strictly still.
+REGION_URL = re.compile(r"https?://([a-z0-9]([a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~/-]*)?")
+#: Characters of a secret that nobody guesses.
+SECRET = 32
 #: Ranges that `[egress] allowed_networks` may open, which are closed otherwise: private ones and loopback.
 PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7", "127.0.0.0/8", "::1/128")
 
+S = TypeVar("S", bound=Struct)
 Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0)]
@@ -88,9 +94,10 @@ class Staging(Struct, frozen=True, forbid_unknown_fields=True):
 class Imports(Struct, frozen=True, forbid_unknown_fields=True):
     """How data comes into images beside uploads."""
 
-    methods: Annotated[list[Literal["glance-direct", "web-download", "copy-image"]], Meta(description="Import methods on offer.")] = field(
-        default_factory=lambda: ["glance-direct", "web-download", "copy-image"]
-    )
+    methods: Annotated[
+        list[Literal["glance-direct", "web-download", "copy-image", "glance-download"]],
+        Meta(description="Import methods on offer; glance-download only where [regions] names one."),
+    ] = field(default_factory=lambda: ["glance-direct", "web-download", "copy-image", "glance-download"])
     decompress: Annotated[
         bool, Meta(description="Unpack gzip, xz, zstd and zip data at import, unless container_format is compressed.")
     ] = False
@@ -98,6 +105,19 @@ class Imports(Struct, frozen=True, forbid_unknown_fields=True):
     inject_except_roles: Annotated[list[str], Meta(description="Roles whose imports are given no properties.")] = field(
         default_factory=lambda: ["admin"]
     )
+
+
+class Region(Struct, frozen=True, forbid_unknown_fields=True):
+    """Another image service, from which images are imported by glance-download: docs/how-to/import-from-another-region.md."""
+
+    url: Annotated[str, Meta(description='Its endpoint, as "https://images.east.example.org"; private and loopback addresses are allowed.')]
+    user: Annotated[
+        str, Meta(description="Name that Ikon gives there by HTTP Basic; empty: callers' own tokens are passed on, see `secret`.")
+    ] = ""
+    password: Annotated[str, Meta(description="Password of `user`. Best set in the environment: it is a secret.")] = ""
+    properties: Annotated[
+        list[str], Meta(description="Beginnings of the names of properties that are taken over with an image, beside its formats.")
+    ] = field(default_factory=lambda: ["hw_", "trait:", "os_distro", "os_secure_boot", "os_type"])
 
 
 class Jobs(Struct, frozen=True, forbid_unknown_fields=True):
@@ -177,6 +197,48 @@ class Egress(Struct, frozen=True, forbid_unknown_fields=True):
     total_s: Annotated[Seconds, Meta(description="Seconds that one fetch may take in all, retries included.")] = 86400.0
 
 
+class Keystone(Struct, frozen=True, forbid_unknown_fields=True):
+    """The identity service that tokens are looked up at, with identity "keystone"; and as whom Ikon asks there."""
+
+    url: Annotated[str, Meta(description='Keystone\'s address with its version, as "https://keystone.example.org:5000/v3".')] = ""
+    www_authenticate_uri: Annotated[str, Meta(description="Where clients without a token are told to get one; empty: `url`.")] = ""
+    username: Annotated[str, Meta(description="User that Ikon asks as.")] = "glance"
+    password: Annotated[str, Meta(description="Its password. Best set by IKON_KEYSTONE__PASSWORD: it is a secret.")] = ""
+    project: Annotated[str, Meta(description="Project that this user works in.")] = "service"
+    domain: Annotated[str, Meta(description="Name of the domain of this user and project.")] = "Default"
+    application_credential_id: Annotated[str, Meta(description="Application credential to ask with, in place of user and password.")] = ""
+    application_credential_secret: Annotated[
+        str, Meta(description="Its secret. Best set by IKON_KEYSTONE__APPLICATION_CREDENTIAL_SECRET.")
+    ] = ""
+    service_roles: Annotated[
+        list[str],
+        Meta(
+            description="Roles of services whose X-Service-Token lets an expired token of a user pass, and requests that an application "
+            "credential's access rules do not name."
+        ),
+    ] = field(default_factory=lambda: ["service"])
+    ca_file: Annotated[str, Meta(description="PEM file of certificate authorities trusted instead of the library's; empty: those.")] = ""
+    timeout_s: Annotated[Seconds, Meta(description="Seconds that Keystone may take to answer.")] = 10.0
+    cache_s: Annotated[
+        Seconds, Meta(description="Seconds for which it is remembered what a token is; for so long a revoked one still counts.")
+    ] = 60.0
+    memcached: Annotated[
+        list[str],
+        Meta(description='memcached servers, as "HOST:PORT", by which the processes of a cluster ask once for all; none: each asks.'),
+    ] = field(default_factory=list)
+    memcached_secret: Annotated[
+        str, Meta(description="What signs entries there, the same on all nodes. Best set by IKON_KEYSTONE__MEMCACHED_SECRET.")
+    ] = ""
+
+
+class Policy(Struct, frozen=True, forbid_unknown_fields=True):
+    """Who may do what, where it is not as Ikon has it."""
+
+    file: Annotated[
+        str, Meta(description="A policy file in OpenStack's form, YAML or JSON; what it does not name stays as it is. Empty: none.")
+    ] = ""
+
+
 class Events(Struct, frozen=True, forbid_unknown_fields=True):
     """Who is told of what happens to images, beside each image's own timeline."""
 
@@ -185,7 +247,7 @@ class Events(Struct, frozen=True, forbid_unknown_fields=True):
         str,
         Meta(
             description="URL of OpenStack's notification bus for oslo.messaging, rabbit://USER:PASSWORD@HOST:5672/VHOST; empty: none. "
-            "Best set by IKON_EVENTS__NOTIFICATIONS: it is a secret. Needs `pip install 'ikon[notifications]'`."
+            "Best set by IKON_EVENTS__NOTIFICATIONS: it is a secret. Needs `pip install 'ikon[openstack]'`."
         ),
     ] = ""
     exchange: Annotated[str, Meta(min_length=1, description="Exchange of the notifications.")] = "glance"
@@ -196,6 +258,20 @@ class Events(Struct, frozen=True, forbid_unknown_fields=True):
     disabled_notifications: Annotated[
         list[str], Meta(description='Notifications that are not sent, by name or group, as "image.update" or "image.member".')
     ] = field(default_factory=list)
+    webhook: Annotated[
+        str,
+        Meta(
+            description="URL that every event is sent to by POST, http:// or https://; empty: none. It may be an inside one, whatever "
+            "[egress] says; `egress.ca_file` counts."
+        ),
+    ] = ""
+    webhook_secret: Annotated[
+        str,
+        Meta(
+            description="What webhooks are signed with: `whsec_` and base64 of 24 to 64 random bytes. Several, parted by spaces, sign side "
+            "by side. Best set by IKON_EVENTS__WEBHOOK_SECRET: it is a secret."
+        ),
+    ] = ""
 
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -206,11 +282,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     )
     listen: Annotated[str, Meta(description='Address and port to serve on, as "HOST:PORT" or "[IPV6]:PORT".')] = "127.0.0.1:9292"
     identity: Annotated[
-        Literal["none", "headers", "users"],
+        Literal["none", "headers", "users", "keystone"],
         Meta(
             description='Who callers are: "none" (everyone is the admin of project "default"; loopback only), "headers" '
-            '(X-User-Id, X-Project-Id, X-Roles ... as a Keystone middleware in front sets them) or "users" (name and password by HTTP '
-            "Basic, of those whom `ikon user add` made)."
+            '(X-User-Id, X-Project-Id, X-Roles ... as a Keystone middleware in front sets them), "users" (name and password by HTTP '
+            'Basic, of those whom `ikon user add` made) or "keystone" (tokens of the Keystone of [keystone]).'
         ),
     ] = "none"
     none_beyond_loopback: Annotated[
@@ -223,6 +299,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             "loopback's always are; with \"users\" what they say in X-Forwarded-For, and nobody else's."
         ),
     ] = field(default_factory=list)
+    keystone: Annotated[Keystone, Meta(description="The identity service that tokens are looked up at.")] = field(default_factory=Keystone)
+    policy: Annotated[Policy, Meta(description="Who may do what, where it is not as Ikon has it.")] = Policy()
     database: Annotated[
         str,
         Meta(
@@ -235,6 +313,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         Meta(
             description="URL of the RabbitMQ that wakes workers in other processes, amqp://USER:PASSWORD@HOST:5672/VHOST or amqps://...; "
             "empty: each looks for jobs every ten seconds. Best set by IKON_BROKER: it is a secret."
+        ),
+    ] = ""
+    secret: Annotated[
+        str,
+        Meta(
+            description="At least 32 characters, the same on all nodes, with which callers' tokens are sealed while imports from [regions] "
+            "wait; empty: no token is passed on. Best set by IKON_SECRET."
         ),
     ] = ""
     stores: Annotated[
@@ -262,6 +347,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     formats: Annotated[Formats, Meta(description="What the bytes of an image may be.")] = field(default_factory=Formats)
     staging: Annotated[Staging, Meta(description="Where data waits between its arrival and its import.")] = Staging()
     imports: Annotated[Imports, Meta(description="How data comes into images beside uploads.")] = field(default_factory=Imports)
+    regions: Annotated[dict[str, Region], Meta(description="Other image services to import from, a table [regions.NAME] each.")] = field(
+        default_factory=dict
+    )
     jobs: Annotated[Jobs, Meta(description="Work that outlives a request.")] = Jobs()
     conversion: Annotated[Conversion, Meta(description="What imported images are converted to, and what that may use.")] = Conversion()
     trash: Annotated[Trash, Meta(description="What becomes of deleted images.")] = Trash()
@@ -283,6 +371,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         hosts = [
             parts.hostname or "",
             *(host.split(":")[0] for given in parse_qs(parts.query).get("host", []) for host in given.split(",")),
+            urlsplit(self.broker).hostname or "",
+            # a bus may be named as several, `rabbit://USER:PASSWORD@ONE:5672,USER:PASSWORD@OTHER:5672/`
+            *(urlsplit(f"//{each}").hostname or "" for each in urlsplit(self.events.notifications).netloc.split(",")),
         ]
         return [host for host in hosts if host and not host.startswith("/")]
 
@@ -308,11 +399,17 @@ def load(file: str | None, overrides: Mapping[str, Any], environ: Mapping[str, s
         if value is not None:
             raw[key] = value
             origin[key] = f"from --{key.replace('_', '-')}"
+    regions = raw.get("regions")
+    for name, table in regions.items() if isinstance(regions, dict) else ():
+        _convert(table, Region, {}, f"regions.{name}")  # one by one: of a whole table the error does not say whose it is
+    return _completed(_convert(raw, Settings, origin))
+
+
+def _convert(raw: Any, kind: type[S], origin: Mapping[str, str], where: str = "") -> S:
     try:
-        settings = msgspec.convert(raw, Settings)
+        return msgspec.convert(raw, kind)
     except msgspec.ValidationError as error:
-        raise StartError(explain(error, raw, Settings, origin)) from None
-    return _completed(settings)
+        raise StartError(explain(error, raw, kind, origin, where)) from None
 
 
 def _file(file: str) -> dict[str, Any]:
@@ -327,6 +424,9 @@ def _file(file: str) -> dict[str, Any]:
 def _put(raw: dict[str, Any], origin: dict[str, str], name: str, text: str) -> None:
     """Set what an environment variable says, read as the type of its field. A name that is no setting is an error."""
     parts = name.removeprefix(PREFIX).lower().split("__")
+    if parts[0] == "regions" and len(parts) > 1:
+        _put_region(raw, name, parts[1], "__".join(parts[2:]), text)
+        return
     kind: Any = Settings
     for depth, part in enumerate(parts):
         known = {f.name: f.type for f in msgspec.structs.fields(kind)} if isinstance(kind, type) and issubclass(kind, Struct) else {}
@@ -344,6 +444,23 @@ def _put(raw: dict[str, Any], origin: dict[str, str], name: str, text: str) -> N
     for part in parts[:-1]:
         raw = raw.setdefault(part, {})
     raw[parts[-1]] = value
+
+
+def _put_region(raw: dict[str, Any], name: str, region: str, key: str, text: str) -> None:
+    """Set one text of a region that the file names: its password, which a file may not be the place for."""
+    regions = raw.get("regions", {})
+    found = [table for given, table in regions.items() if in_environment(given) == region] if isinstance(regions, dict) else []
+    if key not in ("url", "user", "password") or len(found) != 1 or not isinstance(found[0], dict):
+        names = (
+            ", ".join(f"{PREFIX}REGIONS__{in_environment(given).upper()}__PASSWORD" for given in regions) or "none without [regions.NAME]"
+        )
+        raise StartError(f"environment: {name} is no setting. Known: url, user and password of regions that the file names, as {names}")
+    found[0][key] = text
+
+
+def in_environment(region: str) -> str:
+    """A region's name as a variable writes it, in lower case."""
+    return re.sub(r"[^a-z0-9]", "_", region.lower())
 
 
 def _inside(name: str, kind: Any) -> str:
@@ -372,7 +489,8 @@ def explain(error: msgspec.ValidationError, raw: Any, kind: Any, origin: Mapping
     given = raw
     for part in path:
         given = given.get(part) if isinstance(given, Mapping) else given
-    key, said = ".".join(filter(None, [where, *path])), "is missing" if missing else f"= {given!r}"
+    key = ".".join(filter(None, [where, *path]))
+    said = "is missing" if missing else "is no setting" if unknown else f"= {given!r}"  # what is misspelled may be a secret
     source = origin.get(path[0] if path else "", "")
     return f"config: {key} {said}{source and f' ({source})'}: {text}. {allowed}".rstrip()
 
@@ -405,6 +523,10 @@ def _completed(settings: Settings) -> Settings:
         raise StartError(f"config: database = {settings.database!r}: not a database this server knows. {_help(Settings, ['database'])}")
     if settings.broker:
         _check_broker(settings.broker)
+    if settings.identity == "keystone":
+        _check_keystone(settings.keystone)
+    if settings.events.webhook:
+        webhook_keys(settings.events.webhook_secret)
     if settings.workers > 1 and changes["database"].startswith("sqlite:"):
         raise StartError(
             f"config: workers = {settings.workers}: SQLite is served by one process. Allowed: 1, or set database to MariaDB or PostgreSQL"
@@ -433,6 +555,9 @@ def _completed(settings: Settings) -> Settings:
                 "Allowed: http:// or https://, a host in lower case, and :PORT where it is not the usual one; no path"
             )
     _check_egress(settings.egress)
+    _check_regions(settings)
+    offered = [method for method in settings.imports.methods if method != "glance-download" or settings.regions]
+    changes["imports"] = msgspec.structs.replace(settings.imports, methods=offered)
     return msgspec.structs.replace(settings, **changes)
 
 
@@ -456,6 +581,33 @@ def _check_egress(egress: Egress) -> None:
             )
 
 
+def _check_regions(settings: Settings) -> None:
+    if settings.secret and len(settings.secret) < SECRET:
+        raise StartError(
+            f"config: secret: it has {len(settings.secret)} characters. Allowed: {SECRET} or more, as `openssl rand -hex 32` makes"
+        )
+    for name, region in settings.regions.items():
+        alike = [other for other in settings.regions if in_environment(other) == in_environment(name)]
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) or len(alike) > 1:
+            raise StartError(
+                f"config: regions.{name}: a region's name has 1 to 64 letters, digits, '_', '.' or '-', "
+                "and differs from others in letters or digits"
+            )
+        if not REGION_URL.fullmatch(region.url):
+            raise StartError(
+                f"config: regions.{name}.url: this is no endpoint. Allowed: http:// or https://, a host in lower case, :PORT and a path "
+                "where it has them; no user name, no query"
+            )
+        if bool(region.user) != bool(region.password) or ":" in region.user or not (region.user + region.password).isprintable():
+            raise StartError(
+                f"config: regions.{name}: user and password go together, are printable, and the user has no colon. "
+                f"The password may come from {PREFIX}REGIONS__{in_environment(name).upper()}__PASSWORD"
+            )
+        for prefix in region.properties:
+            if not prefix or prefix.startswith("os_glance"):
+                raise StartError(f"config: regions.{name}.properties: {prefix!r}: the beginning of a property's name, and not os_glance")
+
+
 def _check_broker(url: str) -> None:
     """The URL is a secret, so that no message repeats it."""
     try:
@@ -467,6 +619,35 @@ def _check_broker(url: str) -> None:
         raise StartError(f"config: broker: this is no URL of a RabbitMQ. {_help(Settings, ['broker'])}")
 
 
+def _check_keystone(chosen: Keystone) -> None:
+    parts = urlsplit(chosen.url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or not parts.path.rstrip("/").endswith("/v3"):
+        raise StartError(f"config: keystone.url = {chosen.url!r}: {_help(Settings, ['keystone', 'url'])}")
+    if not (chosen.application_credential_secret if chosen.application_credential_id else chosen.password):
+        name = "application_credential_secret" if chosen.application_credential_id else "password"
+        raise StartError(f"config: keystone.{name} is missing. {_help(Settings, ['keystone', name])}")
+    for server in chosen.memcached:
+        host, _, port = server.rpartition(":")
+        if not host or not port.isdigit():
+            raise StartError(f"config: keystone.memcached: {server!r}: {_help(Settings, ['keystone', 'memcached'])}")
+    if chosen.memcached and not chosen.memcached_secret:
+        raise StartError(f"config: keystone.memcached_secret is missing. {_help(Settings, ['keystone', 'memcached_secret'])}")
+
+
+def webhook_keys(secret: str) -> list[bytes]:
+    """The keys that webhooks are signed with, in the form of Standard Webhooks 1.0.0. Raises StartError, which does not repeat them."""
+    try:
+        keys = [base64.b64decode(text.removeprefix("whsec_"), validate=True) for text in secret.split()]
+    except ValueError:
+        keys = []
+    if not keys or not all(24 <= len(key) <= 64 for key in keys):
+        raise StartError(
+            "config: events.webhook_secret is missing, or is none. Allowed: whsec_ and base64 of 24 to 64 random bytes. "
+            'Make one: echo "whsec_$(openssl rand -base64 32)"'
+        )
+    return keys
+
+
 def _check_address(settings: Settings) -> None:
     host, colon, port = settings.listen.rpartition(":")
     if not colon or not host or not port.isdigit() or not 0 <= int(port) <= 65535:
@@ -474,7 +655,7 @@ def _check_address(settings: Settings) -> None:
     if settings.identity == "none" and not is_loopback(settings.address[0]) and not settings.none_beyond_loopback:
         raise StartError(
             f'config: listen = {settings.listen!r}: with identity = "none" everyone who can connect is admin, so only loopback is served. '
-            'Set identity = "headers" or "users", or none_beyond_loopback = true if this is what you want'
+            'Set identity = "keystone", "headers" or "users", or none_beyond_loopback = true if this is what you want'
         )
 
 

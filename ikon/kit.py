@@ -10,6 +10,7 @@ from ikon.config import Settings
 from ikon.db.engine import Database
 from ikon.db.lease import Lease
 from ikon.events import Sender
+from ikon.keystone import Keystone
 from ikon.model.job import Job
 from ikon.model.periodic import Report
 from ikon.passwords import Passwords
@@ -46,5 +47,7 @@ class Kit:
     kinds: Kinds
     senders: Mapping[str, Sender] = field(default_factory=dict)
     passwords: Passwords = field(default_factory=Passwords)
+    #: With identity "keystone".
+    keystone: Keystone | None = None
     #: What runs by itself, by name, to be run once more by hand.
     periodic: Mapping[str, Callable[["Kit"], Awaitable[Report]]] = field(default_factory=dict)

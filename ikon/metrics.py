@@ -24,6 +24,7 @@ PERIODIC_RAN = Gauge("ikon_periodic_ran_timestamp_seconds", "When such a process
 USAGE_DRIFT = Counter("ikon_usage_drift_bytes", "Bytes by which the usage of projects was not what their copies add up to")
 REAPED = Counter("ikon_copies_reaped", "Copies whose bytes the reaper removed", ["why"])
 PASSWORDS_REFUSED = Counter("ikon_passwords_refused", "Passwords that proved nobody, or were not looked at after too many tries", ["why"])
+TOKENS = Counter("ikon_tokens", "Tokens of Keystone that were looked at, by who knew the answer, and those that nobody could tell", ["by"])
 BUFFERED = Gauge("ikon_buffered_bytes", "Bytes of image data in memory on their way in")
 
 

@@ -121,6 +121,12 @@ class StagedTooLong(Conflict):
     title, hint = "Staged data was not imported", "Stage it again"
 
 
+class SealBroken(Conflict):
+    """The caller's token that this import was to show cannot be opened here."""
+
+    title, hint = "Token cannot be opened", "Import again; the operator has to give all nodes the same `secret`"
+
+
 class Cancelled(Conflict):
     """It was cancelled."""
 
@@ -275,6 +281,16 @@ class StoreDown(Unavailable):
     title = "Store is not available"
 
 
+class RegionDown(Unavailable):
+    """The other region does not answer."""
+
+    title = "Region does not answer"
+
+    def __init__(self, region: str, because: str) -> None:
+        super().__init__(f"Region {region} does not answer")
+        self.because = because  # for the operator
+
+
 class StoreDenied(Unavailable):
     """The store refuses to be written to."""
 
@@ -291,6 +307,12 @@ class Busy(Unavailable):
     """Too many requests are waiting."""
 
     title = "Too busy"
+
+
+class IdentityDown(Unavailable):
+    """The identity service does not answer, so that nobody can tell who you are. Your token may be good: try again."""
+
+    title = "Identity service is not available"
 
 
 class DatabaseDown(Unavailable):
@@ -346,8 +368,10 @@ class SourceDenied(SourceProblem):
 
     title = "Source does not give the data"
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"The source does not give the data: it answered with HTTP status {code}", because=f"HTTP status {code}")
+    def __init__(self, code: int, message: str = "", *, because: str = "") -> None:
+        text = message or "The source does not give the data"
+        super().__init__(f"{text}: it answered with HTTP status {code}", because=because or f"HTTP status {code}")
+        self.code = code
 
 
 class SourceTooSlow(SourceProblem):
@@ -372,6 +396,12 @@ class SourceTooLarge(SourceProblem):
     """The source has more data than is allowed."""
 
     status, title, hint = 413, "Source is too large", "Its setting is [limits] image_bytes"
+
+
+class RemoteNotActive(SourceProblem):
+    """The image in the other region has no data, or is not to be used."""
+
+    title, hint = "Remote image is not active", "Import it once it is active there"
 
 
 class DigestMismatch(SourceProblem):

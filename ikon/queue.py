@@ -39,6 +39,11 @@ class Queue:
         if self._broker is not None:
             self._broker.ring(queue)
 
+    @property
+    def unheard(self) -> bool:
+        """Whether other processes are not told of work now, and have to find it by looking."""
+        return self._broker is not None and self._broker.away
+
     def wake(self) -> None:
         """This process has something to look at."""
         self._rung.set()

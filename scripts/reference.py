@@ -60,6 +60,7 @@ def settings() -> str:
         kind = plain(field.type)
         if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
             lines += [f"## [{field.name}]", "", str(kind.__doc__), "", *struct(kind, f"{field.name}.")]
+    lines += ["## [regions.NAME]", "", str(config.Region.__doc__), "", *struct(config.Region, "regions.NAME.")]
     for name, point in sorted(kinds().items()):
         kind = point.load().Settings
         lines += [f'## [stores.NAME], type = "{name}"', "", str(kind.__doc__), "", *struct(kind, "")]
@@ -67,7 +68,7 @@ def settings() -> str:
         "Settings",
         "Read from one TOML file (`--config FILE` or `IKON_CONFIG`), then from the environment, then from options; the later wins. "
         "A table's key has two underscores in the environment: `IKON_QUOTA__BYTES=1000`; a list is parted by commas. "
-        "Stores are set in the file only. "
+        "Stores and regions are set in the file only, but for a region's single texts. "
         "A key that is not known, here or in the environment, stops the start.",
         *lines,
     )
@@ -84,7 +85,7 @@ def struct(kind: Any, prefix: str) -> list[str]:
         row = [f"`{field.name}`", kind_of(field.type), default(field), description(field.type)]
         if in_environment:
             variable = config.PREFIX + (prefix.replace(".", "__") + field.name).upper()
-            row.insert(1, f"`{variable}`" if get_origin(inner) is not dict else "")
+            row.insert(1, f"`{variable}`" if get_origin(inner) is not dict and (kind, field.name) != (config.Region, "properties") else "")
         rows.append(row)
     return table(["Key", *(["Variable"] if in_environment else []), "Takes", "Default", "Meaning"], rows)
 

@@ -31,6 +31,20 @@ def rabbitmq() -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def keystone() -> Iterator[Server]:
+    """A running Keystone with the users that tests/services/keystone.sh names."""
+    with Server("keystone") as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def memcached() -> Iterator[Server]:
+    """A running memcached."""
+    with Server("memcached") as server:
+        yield server
+
+
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     """The URL of a database that SQLite will make."""

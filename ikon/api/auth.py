@@ -5,9 +5,11 @@ import ipaddress
 
 from starlette.datastructures import Headers
 
+from ikon import policy
 from ikon.api.request import Request
 from ikon.config import is_loopback
 from ikon.context import Context
+from ikon.keystone import TOKEN_FORM
 from ikon.kit import Kit
 from ikon.model.user import CONTROL, with_implied
 from ikon.problems import Forbidden, HeadersTooLarge, Unauthenticated
@@ -36,19 +38,23 @@ class Identity:
         self._mode = settings.identity
         self._anywhere = settings.none_beyond_loopback
         self._origins = frozenset(settings.cors.allowed_origins)
+        self._uri = settings.keystone.www_authenticate_uri or settings.keystone.url
+        self._service_roles = frozenset(role.lower() for role in settings.keystone.service_roles)
         self._proxies = [ipaddress.ip_network(network) for network in settings.trusted_proxies]
 
     async def context(self, request: Request, request_id: str) -> Context:
-        """The caller of one request. Raises Unauthenticated, Forbidden, HeadersTooLarge, TooManyTries, Busy."""
+        """The caller of one request. Raises Unauthenticated, Forbidden, HeadersTooLarge, TooManyTries, Busy, IdentityDown."""
         client, headers = request.scope["client"], request.headers
         if client is None:  # the Unix socket: only this server's own user can connect to it
-            return Context("operator", "default", "default", ADMIN_ROLES, request_id=request_id)
+            return Context("operator", "default", "default", ADMIN_ROLES, request_id=request_id, local=True)
         if self._mode == "none":
             self._refuse_web_pages(headers)
             return Context("admin", "default", "default", ADMIN_ROLES, request_id=request_id)
         if self._mode == "users":
-            return await self._from_users(client[0], request, request_id)
-        return self._from_headers(client[0], headers, request_id)
+            return policy.appointed(await self._from_users(client[0], request, request_id))
+        if self._mode == "keystone":
+            return policy.appointed(await self._from_keystone(request, request_id))
+        return policy.appointed(self._from_headers(client[0], headers, request_id))
 
     def _refuse_web_pages(self, headers: Headers) -> None:
         """Without identities, a web page that somebody on this machine looks at must not be able to act as the admin."""
@@ -76,6 +82,30 @@ class Identity:
             raise Unauthenticated(UNVERIFIED, headers=CHALLENGE)
         return Context(user.name, user.project, "default", with_implied(user.roles), request_id=request_id)
 
+    async def _from_keystone(self, request: Request, request_id: str) -> Context:
+        """The owner of a token.
+
+        A service that passes a request on proves with a token of its own that it may: then the user's may have expired meanwhile, and is
+        not held to access rules, which name the requests that the user makes. A bad token of a service is as none.
+        """
+        keystone, headers = self._kit.keystone, request.headers
+        assert keystone is not None
+        service = await keystone.token(headers["x-service-token"]) if "x-service-token" in headers else None
+        passed_on = service is not None and not service.roles.isdisjoint(self._service_roles)
+        token = await keystone.token(headers.get("x-auth-token", ""), expired=passed_on)
+        if token is None or not (passed_on or token.allows(request.method, request.url.path)):
+            raise Unauthenticated(UNVERIFIED, headers={"WWW-Authenticate": f'Keystone uri="{self._uri}"'})
+        return Context(
+            user=token.user,
+            project=token.project,
+            domain=token.domain,
+            roles=token.roles,
+            system_scope=token.system,
+            service_roles=service.roles if service else frozenset(),
+            token=headers["x-auth-token"],
+            request_id=request_id,
+        )
+
     def _address(self, peer: str, headers: Headers) -> str:
         """Where a request comes from: proxies of `trusted_proxies` are believed about it, and nobody else. IPv6 by network, /64."""
         hops = [hop.strip() for hop in ",".join(headers.getlist("x-forwarded-for")).split(",") if hop.strip()]
@@ -102,6 +132,7 @@ class Identity:
             domain=said.get(b"x-domain-id") or None,
             roles=roles,
             system_scope=bool(said.get(b"openstack-system-scope")),
+            token=token if TOKEN_FORM.fullmatch(token := headers.get("x-auth-token", "")) else None,
             request_id=request_id,
         )
 

@@ -11,7 +11,7 @@ from ikon.api.request import Request, empty, json
 from ikon.model.image import timestamp
 from ikon.model.imports import parse
 from ikon.model.job import Job
-from ikon.model.tasks import STATES
+from ikon.model.tasks import POSTED, STATES, parse_new_task
 from ikon.model.tasks import parse as parse_tasks
 from ikon.service import imports
 
@@ -53,20 +53,28 @@ async def browse(request: Request) -> Response:
     return json(page)
 
 
+async def post(request: Request) -> Response:
+    """POST /v2/tasks: make an image of what a URL gives, for administrators."""
+    new = parse_new_task(await request.json_body())
+    job = await imports.post_task(request.kit, request.ctx, new)
+    return json(_task(job, request), 201, {"Location": f"{request.base_url}v2/tasks/{job.id}"})
+
+
 async def show(request: Request) -> Response:
     """GET /v2/tasks/{id}: one task, for administrators."""
-    job = await imports.task(request.kit, request.ctx, request.segments["id"])
-    return json(
-        {
-            **_stub(job, request.kit.settings.jobs.keep_s),
-            "input": _input(job),
-            "message": job.reason or "",
-            "result": _result(job),
-            "image_id": job.image_id,
-            "request_id": job.request_id,
-            "user_id": job.user,
-        }
-    )
+    return json(_task(await imports.task(request.kit, request.ctx, request.segments["id"]), request))
+
+
+def _task(job: Job, request: Request) -> dict[str, Any]:
+    return {
+        **_stub(job, request.kit.settings.jobs.keep_s),
+        "input": _input(job),
+        "message": job.reason or "",
+        "result": _result(job),
+        "image_id": job.image_id,
+        "request_id": job.request_id,
+        "user_id": job.user,
+    }
 
 
 def _link(params: list[tuple[str, str]]) -> str:
@@ -77,7 +85,7 @@ def _stub(job: Job, keep_s: int) -> dict[str, Any]:
     expires = {"expires_at": timestamp(1000 * (job.finished + 1000 * keep_s))} if job.finished else {}
     return {
         "id": job.id,
-        "type": "api_image_import",
+        "type": _type(job),
         "status": STATES[job.state],
         "owner": job.project,
         "created_at": timestamp(1000 * job.created),
@@ -92,7 +100,7 @@ def _raw(job: Job, keep_s: int) -> dict[str, Any]:
     """A task as an image's own list shows it: times with microseconds and without a zone."""
     return {
         "id": job.id,
-        "type": "api_image_import",
+        "type": _type(job),
         "status": STATES[job.state],
         "owner": job.project,
         "expires_at": _moment(ended + 1000 * keep_s) if (ended := job.finished) else None,
@@ -107,6 +115,10 @@ def _raw(job: Job, keep_s: int) -> dict[str, Any]:
         "result": _result(job),
         "message": job.reason or _progress(job),
     }
+
+
+def _type(job: Job) -> str:
+    return "import" if job.kind == POSTED else "api_image_import"
 
 
 def _updated(job: Job) -> int:
@@ -128,10 +140,12 @@ def _result(job: Job) -> dict[str, Any] | None:
 def _input(job: Job) -> dict[str, Any]:
     """The request as it was made; of a URL only where it leads, for its rest may be a secret."""
     asked = job.input["request"]
+    if job.kind == POSTED:
+        return {"import_from": _bare(asked["uri"]), **job.input["task"]}
     method = {"name": asked["method"]}
     if asked.get("uri"):
         method["uri"] = _bare(asked["uri"])
-    for name, field in (("glance_region", "region"), ("glance_image_id", "remote_id")):
+    for name, field in (("glance_region", "region"), ("glance_image_id", "remote_id"), ("glance_service_interface", "interface")):
         if asked.get(field):
             method[name] = asked[field]
     return {"image_id": job.image_id, "import_req": {"method": method}, "backend": job.input["stores"]}

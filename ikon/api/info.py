@@ -93,6 +93,18 @@ async def schema_members(request: Request) -> Response:
     return json(schemas.MEMBERS)
 
 
+async def schema_task(request: Request) -> Response:
+    """GET /v2/schemas/task: the JSON schema of a task."""
+    request.refuse_body()
+    return json(schemas.TASK)
+
+
+async def schema_tasks(request: Request) -> Response:
+    """GET /v2/schemas/tasks: the JSON schema of a list of them."""
+    request.refuse_body()
+    return json(schemas.TASKS)
+
+
 async def tenants(request: Request) -> Response:
     """GET /v2/tenants: refused; clients that know no other endpoint look projects up here, and then take an id as given."""
     raise Forbidden("This service keeps no list of projects. Name a project by its id.")

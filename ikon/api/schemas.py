@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 from ikon.model.image import CHOICES, UUID, ContainerFormat, DiskFormat, Status, Visibility
 from ikon.model.member import MemberStatus
+from ikon.model.tasks import STATES, TYPES
 
 UUID_PATTERN = f"^{UUID.pattern}$"
 
@@ -111,5 +112,35 @@ MEMBER: dict[str, Any] = {
 MEMBERS: dict[str, Any] = {
     "name": "members",
     "properties": {"members": {"type": "array", "items": MEMBER}, "schema": {"type": "string"}},
+    "links": [{"rel": "describedby", "href": "{schema}"}],
+}
+
+_TASK: dict[str, Any] = {
+    "id": {"type": "string", "description": "Identifier of the task, a UUID", "pattern": UUID_PATTERN},
+    "type": {"type": "string", "description": "What the task does", "enum": list(TYPES)},
+    "status": {"type": "string", "description": "How far the task is", "enum": list(dict.fromkeys(STATES.values()))},
+    "owner": {"type": "string", "description": "Project that the task belongs to"},
+    "image_id": {"type": "string", "description": "Image that the task is about"},
+    "request_id": {"type": "string", "description": "Request that began the task"},
+    "user_id": {"type": "string", "description": "User who began the task"},
+    "expires_at": {"type": ["null", "string"], "description": "When the task will no longer be shown"},
+    "created_at": {"type": "string", "description": "When the task was asked for"},
+    "updated_at": {"type": "string", "description": "When the task last changed"},
+    "self": {"type": "string", "readOnly": True},
+    "schema": {"type": "string", "readOnly": True},
+}
+TASK: dict[str, Any] = {
+    "name": "task",
+    "properties": _TASK
+    | {
+        "input": {"type": ["null", "object"], "description": "What was asked for"},
+        "result": {"type": ["null", "object"], "description": "What came of it"},
+        "message": {"type": "string", "description": "Why it failed, for people"},
+    },
+}
+
+TASKS: dict[str, Any] = {
+    "name": "tasks",
+    "properties": {"tasks": {"type": "array", "items": {"name": "task", "properties": _TASK}}, "schema": {"type": "string"}},
     "links": [{"rel": "describedby", "href": "{schema}"}],
 }

@@ -14,6 +14,7 @@ GROUPS = {
     "image": "ikon.cli.image:image",
     "trash": "ikon.cli.trash:trash",
     "user": "ikon.cli.user:user",
+    "policy": "ikon.cli.policy:policy",
     "jobs": "ikon.cli.jobs:jobs",
     "why": "ikon.cli.why:why",
     "periodic": "ikon.cli.periodic:periodic",

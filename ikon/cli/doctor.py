@@ -11,14 +11,15 @@ import click
 from sqlalchemy import Connection
 from sqlalchemy.exc import SQLAlchemyError
 
-from ikon import broker
+from ikon import broker, events
 from ikon.cli.options import settings, settings_options
 from ikon.config import Settings, is_loopback
 from ikon.db import copies, deliveries, runs, schema, trash, users
 from ikon.db.engine import make_engine, now_ms
 from ikon.db.tables import SCHEMA
+from ikon.keystone import Keystone
 from ikon.model.periodic import told
-from ikon.problems import Problem, StartError
+from ikon.problems import IdentityDown, Problem, StartError
 from ikon.stores.registry import open_stores
 
 LEAST_FREE = 1 << 30
@@ -141,16 +142,30 @@ def _events(chosen: Settings) -> list[Finding]:
     engine = make_engine(chosen.database)
     try:
         with engine.connect() as conn:
-            backlog = deliveries.backlog(conn)
+            found = deliveries.backlog(conn)
     except SQLAlchemyError:
         return []
     finally:
         engine.dispose()
-    remedy = "They were tried for a day; the log says why (event not told yet). When that is mended, restart a server: it tries them again"
+    configured = {sink.name for sink in events.sinks(chosen)}
     return [
-        Finding(f"events for {sink}", f"{count} untold, {parked} of them parked", remedy if parked else "")
-        for sink, count, parked in backlog
+        Finding(
+            f"events for {each.sink}",
+            f"{each.count} untold, {each.parked} of them parked, the oldest for {each.oldest_ms // 1000} s",
+            _untold(each, each.sink in configured),
+        )
+        for each in found
     ]
+
+
+def _untold(backlog: deliveries.Backlog, is_configured: bool) -> str:
+    if not is_configured:
+        return "No setting below [events] names it, so nobody tells them: set it again, or delete its rows in the table deliveries"
+    if backlog.parked:
+        return (
+            "They were tried for a day; the log says why (event not told yet). When that is mended, restart a server: it tries them again"
+        )
+    return "It does not take them; the log says why (event not told yet). They are tried again" if backlog.refused else ""
 
 
 def _stores(chosen: Settings) -> list[Finding]:
@@ -181,7 +196,28 @@ def _identity(chosen: Settings) -> list[Finding]:
             remedy = "Serve loopback behind a TLS proxy; is the proxy another machine, name it in trusted_proxies"
             findings = [Finding("identity", f"users, on {chosen.listen} without TLS: passwords can be read on their way", remedy)]
         findings += _users(chosen)
+    if chosen.identity == "keystone":
+        findings = [_keystone(chosen)]
     return findings
+
+
+def _keystone(chosen: Settings) -> Finding:
+    """Whether Keystone tells us about tokens: of one that is none it says so."""
+
+    async def ask() -> None:
+        keystone = Keystone(chosen)
+        try:
+            await keystone.token("none")
+        finally:
+            keystone.close()
+
+    try:
+        asyncio.run(ask())
+    except (IdentityDown, StartError) as problem:
+        return Finding(
+            "identity", f"keystone, {chosen.keystone.url}: {problem}", "See the line before, and check the settings of [keystone]"
+        )
+    return Finding("identity", f"keystone, {chosen.keystone.url} answers")
 
 
 def _users(chosen: Settings) -> list[Finding]:

@@ -8,7 +8,7 @@ from ikon.cli.options import settings, settings_options
 @click.command()
 @settings_options
 @click.option("--listen", help="Address to serve on, HOST:PORT. [env: IKON_LISTEN]")
-@click.option("--identity", help="Who callers are: none, headers or users. [env: IKON_IDENTITY]")
+@click.option("--identity", help="Who callers are: none, headers, users or keystone. [env: IKON_IDENTITY]")
 @click.option("--workers", type=int, help="Server processes; more than 1 needs MariaDB or PostgreSQL. [env: IKON_WORKERS]")
 @click.option("--database", help="Database URL; without it SQLite in the data directory. [env: IKON_DATABASE]")
 def serve(

@@ -4,14 +4,12 @@ Events of one image are told in their order, as its row is locked while each is 
 cursor, for numbers are not committed in order. What cannot be told for a day is parked, and stands in nobody's way.
 """
 
-from collections.abc import Sequence
-
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from ikon.db import tables
-from ikon.db.engine import now_ms_sql
+from ikon.db.engine import now_ms, now_ms_sql
 
 t = tables.deliveries
 COLUMNS = [t.c.n, t.c.sink, t.c.image_id, t.c.version, t.c.kind, t.c.body, t.c.at, t.c.tries]
@@ -38,13 +36,13 @@ def add(conn: Connection, sink: str, image_id: str, version: int, kind: str, bod
     conn.execute(sa.insert(t).values(row | {"tries": 0, "not_before": 0, "parked": False}))
 
 
-def due(conn: Connection, sinks: Sequence[str], limit: int) -> list[Delivery]:
+def due(conn: Connection, sink: str, limit: int) -> list[Delivery]:
     """The oldest event of each image that a sink has not heard of, where it is due."""
     earlier = t.alias()
     first = ~sa.exists().where(
         earlier.c.sink == t.c.sink, earlier.c.image_id == t.c.image_id, earlier.c.n < t.c.n, earlier.c.parked == sa.false()
     )
-    query = sa.select(*COLUMNS).where(t.c.sink.in_(sinks), t.c.parked == sa.false(), t.c.not_before <= now_ms_sql(), first)
+    query = sa.select(*COLUMNS).where(t.c.sink == sink, t.c.parked == sa.false(), t.c.not_before <= now_ms_sql(), first)
     return [Delivery(*row) for row in conn.execute(query.order_by(t.c.n).limit(limit))]
 
 
@@ -72,8 +70,20 @@ def unpark(conn: Connection) -> int:
     return conn.execute(sa.update(t).where(t.c.parked == sa.true()).values(parked=False, not_before=0)).rowcount
 
 
-def backlog(conn: Connection) -> list[tuple[str, int, int]]:
-    """Of each sink with events untold: its name, how many, and how many of them are parked."""
-    parked = sa.func.coalesce(sa.func.sum(sa.case((t.c.parked == sa.true(), 1), else_=0)), 0)
-    query = sa.select(t.c.sink, sa.func.count(), parked).group_by(t.c.sink).order_by(t.c.sink)
-    return [(sink, int(count), int(stuck)) for sink, count, stuck in conn.execute(query)]
+class Backlog(msgspec.Struct, frozen=True):
+    """What a sink is still to be told: how many events, how many of them parked or refused at least once, and ms since the oldest."""
+
+    sink: str
+    count: int
+    parked: int
+    refused: int
+    oldest_ms: int
+
+
+def backlog(conn: Connection) -> list[Backlog]:
+    """The sinks with events untold."""
+    parked, refused = (sa.func.sum(sa.case((condition, 1), else_=0)) for condition in (t.c.parked == sa.true(), t.c.tries > 0))
+    query = sa.select(t.c.sink, sa.func.count(), parked, refused, sa.func.min(t.c.at)).group_by(t.c.sink).order_by(t.c.sink)
+    now = now_ms(conn)
+    rows = conn.execute(query)
+    return [Backlog(sink, int(count), int(stuck), int(failed), now - int(oldest)) for sink, count, stuck, failed, oldest in rows]

@@ -17,7 +17,7 @@ from sqlalchemy import Connection
 from ikon.db import events, instances, missing, tables
 from ikon.db.engine import now_ms, now_ms_sql
 from ikon.model.job import ENDED, Job, Limits, New, plain_queue
-from ikon.problems import BadValue, Cancelled, Problem
+from ikon.problems import BadValue, Cancelled, Interrupted, Problem
 
 t = tables.jobs
 limits_t = tables.job_limits
@@ -163,15 +163,24 @@ def of_image(conn: Connection, image_id: str, limit: int | None = None) -> list[
 
 
 def page(
-    conn: Connection, marker: str | None, limit: int, states: Sequence[str] | None, equal: dict[str, str], *, ascending: bool
+    conn: Connection,
+    marker: str | None,
+    limit: int,
+    states: Sequence[str] | None,
+    equal: dict[str, str],
+    *,
+    ascending: bool,
+    kinds: Sequence[str] | None = None,
 ) -> list[Job]:
-    """Jobs behind the marker in order of their ids, which begin with their time; in these states, with these values in columns.
+    """Jobs behind the marker in order of their ids, which begin with their time; in these states, of these kinds, with these values.
 
     Raises BadValue for a marker that is no job.
     """
     query = sa.select(*COLUMNS).where(*(t.c[name] == value for name, value in equal.items()))
     if states is not None:
         query = query.where(t.c.state.in_(states))
+    if kinds is not None:
+        query = query.where(t.c.kind.in_(kinds))
     if marker is not None:
         if get(conn, marker) is None:
             raise BadValue(f"No task found with ID {marker}")
@@ -227,8 +236,12 @@ def put_off(conn: Connection, job: Job, why: Problem, in_s: float) -> bool:
 
 
 def hand_back(conn: Connection, job: Job, why: Problem | None = None) -> bool:
-    """Let another process go on with a job. why: what befell it here, None: nothing. False when it is ours no more."""
-    if not conn.execute(sa.update(t).where(*_mine(job)).values(state="queued", instance=None)).rowcount:
+    """Let another process go on with a job. why: what befell it here, None: nothing. False when it is ours no more.
+
+    An attempt that was left in good order does not speak against the job.
+    """
+    spared = int(why is None or isinstance(why, Interrupted))
+    if not conn.execute(sa.update(t).where(*_mine(job)).values(state="queued", instance=None, since=t.c.since + spared)).rowcount:
         return False
     if why is not None:
         events.of_job(conn, job, "image.job.handed_back", why)

@@ -27,7 +27,8 @@ class Lease:
         self._db, self._run = db, run
         self._alone = db.dialect == "sqlite"
         self._renewed = boottime()
-        self._steady_since = self._renewed
+        #: Since when it was renewed without a break: another value means that what was owned may have been taken meanwhile.
+        self.steady_since = self._renewed
         self._lock: int | None = None
 
     async def start(self) -> None:
@@ -35,7 +36,7 @@ class Lease:
         self._run.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._lock = lock_file(self._run / self.id)
         await self._db.write(instances.enlist, self.id, self.node, alone=self._alone)
-        self._renewed = self._steady_since = boottime()
+        self._renewed = self.steady_since = boottime()
 
     async def renew(self) -> None:
         """Prolong the lease. A row that is gone is made again: what was owned has been taken, what comes is ours."""
@@ -45,21 +46,26 @@ class Lease:
         if not await self._db.write(instances.renew, self.id):
             await self._db.write(instances.enlist, self.id, self.node, alone=False)
         if asked - self._renewed > 2 * RENEW_S + 1:
-            self._steady_since = asked
+            self.steady_since = asked
         self._renewed = asked
+
+    @property
+    def certain(self) -> bool:
+        """Whether nobody can have taken what this process owns since it last heard from the database."""
+        return self._alone or boottime() - self._renewed < STILL_S
 
     async def held(self) -> None:
         """Return only while the lease is certain. Called before anything is published, deleted or ended. Raises DatabaseDown."""
-        if self._alone or boottime() - self._renewed < STILL_S:
+        if self.certain:
             return
         await self.renew()
-        if boottime() - self._renewed >= STILL_S:
+        if not self.certain:
             raise DatabaseDown("The server has lost touch with its database", retry_after_s=5)
 
     def may_sweep(self) -> bool:
         """Whether this process has itself reached the database without a break for two heartbeats: after an outage nobody is dead."""
         now = boottime()
-        return self._alone or (now - self._renewed < 2 * RENEW_S and now - self._steady_since >= 2 * RENEW_S)
+        return self._alone or (now - self._renewed < 2 * RENEW_S and now - self.steady_since >= 2 * RENEW_S)
 
     def dead_on_this_node(self, recorded: list[str]) -> list[str]:
         """Which of the instances recorded on this node have ended: their lock file is here and nobody holds it."""

@@ -47,9 +47,10 @@ Steps = Iterator[Image | None]
 class Walk:
     """One list page on its way: `resume` until it returns True, then `found` is the page."""
 
-    def __init__(self, ctx: Context, listing: Listing) -> None:
+    def __init__(self, ctx: Context, listing: Listing, shown: Callable[[Image], bool] = lambda _: True) -> None:
+        """shown: whether an image that fits is for the caller to see, where a rule that no index knows decides it."""
         self.found: list[Image] = []
-        self._ctx, self._listing = ctx, listing
+        self._ctx, self._listing, self._shown = ctx, listing, shown
         self._steps: Steps | None = None
         self._conn: Connection
         self._scopes: Scopes
@@ -62,7 +63,7 @@ class Walk:
             self.found, steps = [], self._begin()
         until = time.monotonic() + TURN_S
         for image in steps:
-            if image is not None:
+            if image is not None and self._shown(image):
                 self.found.append(image)
                 if len(self.found) == self._listing.limit:
                     return True

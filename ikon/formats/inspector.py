@@ -18,10 +18,14 @@ PLAIN = ("raw", "mbr", "gpt")
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What an image is: the format of its bytes as they are, and the size in bytes of the disk inside, None where that is not known."""
+    """What an image is: the format of its bytes as they are, and the size in bytes of the disk inside, None where that is not known.
+
+    disk_bytes: the same for whoever opens it as what it is, though its record says otherwise: of qcow2 as raw, the disk in the qcow2.
+    """
 
     format: str
     virtual_size: int | None
+    disk_bytes: int | None
 
 
 class Inspector:
@@ -52,7 +56,7 @@ class Inspector:
         if self._archive and self._scan.format == "tar":
             self._archive.end()
         self._check(ended=True)
-        return Verdict(self._scan.format, self._virtual_size())
+        return Verdict(self._scan.format, self._virtual_size(), self._scan.disk_bytes)
 
     def _check(self, *, ended: bool) -> None:
         if not self._scan.looked:

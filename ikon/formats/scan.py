@@ -78,6 +78,14 @@ class Scan:
         return next((name for name in names if name not in PARTITIONS), names[0] if names else "raw")
 
     @property
+    def disk_bytes(self) -> int | None:
+        """Bytes of the disk that a reader of this format finds; None where that is not known."""
+        found = self.format
+        if found in ("raw", "iso", *PARTITIONS):
+            return self.size
+        return next((match.virtual_size for match in self.matches if match.format == found), None)
+
+    @property
     def cut_short(self) -> str | None:
         """The format in whose header the stream ended, if it did."""
         return next((match.format for match in self.matches if match.short), None)

@@ -1,5 +1,6 @@
 """What an event says to those outside who want to hear of it: the form is that of OpenStack's notifications about images."""
 
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -17,6 +18,8 @@ NOTIFICATIONS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 #: Fields of a record that a notification carries as they are.
 AS_THEY_ARE = ("id", "name", "status", "min_disk", "min_ram", "protected", "checksum", "owner", "disk_format", "container_format")
+#: What else a webhook is told of an image.
+MORE = ("os_hidden", "os_hash_algo", "os_hash_value", "stores")
 
 
 class Sink(Struct, frozen=True):
@@ -39,15 +42,19 @@ def is_disabled(name: str, disabled: tuple[str, ...]) -> bool:
 
 def body(ctx: Context, kind: str, image: Image, detail: str | None, now_us: int) -> str:
     """What is kept of an event until it is told, JSON: the image as it was then, who did it, and what was said with it."""
-    said = {"project": ctx.project, "user": ctx.user, "request": ctx.request_id, "detail": detail, "at_us": now_us}
-    return msgspec.json.encode(said | {"payload": _payload(kind, image, detail, now_us)}).decode()
-
-
-def _payload(kind: str, image: Image, detail: str | None, now_us: int) -> Any:
+    said: dict[str, Any] = {"project": ctx.project, "user": ctx.user, "request": ctx.request_id, "detail": detail, "at_us": now_us}
+    said |= {"more": {name: getattr(image, name) for name in MORE}}
+    record = _record(kind, image, now_us)
     if kind == "image.upload.failed":
-        return _why(detail)
-    if kind.startswith("image.member."):
-        return _member(kind, image, msgspec.json.decode(detail or "{}"), now_us)
+        said |= {"image": record, "payload": _why(detail)}
+    elif kind.startswith("image.member."):
+        said |= {"image": record, "payload": _member(kind, image, msgspec.json.decode(detail or "{}"), now_us)}
+    else:
+        said |= {"payload": record | ({"backend": detail} if kind == "image.prepare" else {})}
+    return msgspec.json.encode(said).decode()
+
+
+def _record(kind: str, image: Image, now_us: int) -> dict[str, Any]:
     deleted = kind == "image.delete"
     payload = {name: getattr(image, name) for name in AS_THEY_ARE} | {"size": image.size, "virtual_size": image.virtual_size}
     payload |= {"created_at": timestamp(image.k), "updated_at": timestamp(image.updated)}
@@ -62,7 +69,7 @@ def _payload(kind: str, image: Image, detail: str | None, now_us: int) -> Any:
         payload["status"] = "deleted"
     if kind in ("image.prepare", "image.activate"):
         payload |= {"os_glance_importing_to_stores": image.importing.to, "os_glance_failed_import": image.importing.failed}
-    return payload | ({"backend": detail} if kind == "image.prepare" else {})
+    return payload
 
 
 def _member(kind: str, image: Image, said: dict[str, Any], now_us: int) -> dict[str, Any]:
@@ -92,3 +99,27 @@ def notifications(kind: str, kept: dict[str, Any], disabled: tuple[str, ...]) ->
         if not is_disabled(name, disabled):
             found.append((name, priority, payload))
     return found
+
+
+def webhook(message_id: str, kind: str, version: int, kept: dict[str, Any]) -> dict[str, Any]:
+    """What a webhook is told of an event as it was kept, in the form that Standard Webhooks recommends: type, timestamp, data."""
+    return {
+        "type": kind,
+        "timestamp": datetime.fromtimestamp(kept["at_us"] / 1e6, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z"),
+        "data": {
+            "id": message_id,
+            "version": version,
+            "image": kept.get("image", kept["payload"]) | kept["more"],
+            "actor": {name: kept[name] for name in ("project", "user", "request")},
+            "detail": _public(kept["detail"]),
+        },
+    }
+
+
+def _public(detail: str | None) -> Any:
+    """What was said with an event: a text or an object, without what the operator alone is told."""
+    try:
+        said = msgspec.json.decode(detail or "null")
+    except msgspec.DecodeError:
+        return detail
+    return {name: value for name, value in said.items() if name != "because"} if isinstance(said, dict) else detail

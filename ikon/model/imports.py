@@ -11,6 +11,7 @@ from ikon.problems import BadRequest, Conflict, StatusConflict
 
 #: Hexadecimal digits of digests.
 DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
+INTERFACES = ("public", "internal", "admin")
 DIRECT, COPY, WEB, REMOTE = "glance-direct", "copy-image", "web-download", "glance-download"
 
 
@@ -18,7 +19,7 @@ class Request(Struct, frozen=True):
     """A checked request. stores: None where the caller named none. must_succeed: any store that fails fails the import.
 
     uri, digest: of web-download, the latter `ALGORITHM:HEX` of the data that must come. region, remote_id, interface: of
-    glance-download.
+    glance-download; a region of the settings has one endpoint for all interfaces.
     """
 
     method: str
@@ -29,7 +30,7 @@ class Request(Struct, frozen=True):
     digest: str | None = None
     region: str | None = None
     remote_id: str | None = None
-    interface: str = "public"
+    interface: str | None = None
 
 
 def parse(body: Any, header_store: str | None, offered: Sequence[str]) -> Request:
@@ -60,7 +61,7 @@ def parse(body: Any, header_store: str | None, offered: Sequence[str]) -> Reques
         digest=_digest(method) if name == WEB else None,
         region=_text(method, "glance_region", name) if name == REMOTE else None,
         remote_id=_remote_id(method) if name == REMOTE else None,
-        interface=_text({"glance_service_interface": "public"} | method, "glance_service_interface", name),
+        interface=_interface(method) if name == REMOTE else None,
     )
 
 
@@ -100,6 +101,13 @@ def _remote_id(method: dict[str, Any]) -> str:
     return value
 
 
+def _interface(method: dict[str, Any]) -> str:
+    value = method.get("glance_service_interface", "public")
+    if value not in INTERFACES:
+        raise BadRequest(f"'glance_service_interface' must be one of {', '.join(INTERFACES)}: {value!r:.60}")
+    return str(value)
+
+
 def require_ready(image: Image, request: Request) -> None:
     """Raises StatusConflict or Conflict unless this image may be imported into in this way now."""
     if image.importing.job is not None:
@@ -109,7 +117,7 @@ def require_ready(image: Image, request: Request) -> None:
             raise StatusConflict("Only images with status active can be targeted for copying")
         return
     for name in reversed(FORMATS):
-        if getattr(image, name) is None:
+        if getattr(image, name) is None and request.method != REMOTE:  # which brings them along
             raise StatusConflict(f"'{name}' needs to be set before import")
     wanted, text = (
         ("uploading", "Image needs to be staged before 'glance-direct' method can be used")

@@ -40,7 +40,8 @@ class New(Struct, frozen=True):
 class Job(Struct, frozen=True):
     """One job as the database holds it. Times are in ms since 1970 by the database's clock.
 
-    attempt: how often it was claimed, which is what its writes are fenced by; since: the attempt after which a person began it anew.
+    attempt: how often it was claimed, which is what its writes are fenced by; since: how many of these do not count against it, as those
+    before a person began it anew and those that were left in good order.
     failures: how often it failed by itself. step: steps that are finished. checkpoint: what the finished steps leave to the next ones.
     cancel: somebody wants it to end. reason: why it failed.
     """

@@ -144,6 +144,14 @@ CAUSES = [
     Cause("DataUnavailable", "No intact copy of the image's data can be read: {said}",
           "Look for `no intact copy` in the log, and bring the store back", "Ask the operator"),
     # where it comes from
+    Cause("RegionDown", "The other region does not answer: {said}", "Look at that service, and at [regions]", GOES_ON),
+    Cause("SourceDenied", "The other region has no such image, or does not show it: {said}",
+          "Look whether it is there, to whom it is shown, and as whom [regions] asks", "Look whether it is there, and may be seen",
+          said=r"\b(401|403|404|410)\b", where="glance-download"),
+    Cause("SourceNotAllowed", "The other region redirects to where nothing may be fetched from", "Correct [regions] url",
+          "Ask the operator", where="glance-download"),
+    Cause("SourceBroken", "The other region says of the image what cannot be: {said}", "Look at the image there",
+          said="^The (region|remote image)"),
     Cause("SourceUnreachable", "The source has an address that may not be fetched from", "Open it in [egress], if it is to be allowed",
           said="private or loopback|not globally|is this machine|carries an address|in egress"),
     Cause("SourceUnreachable", "TLS with the source failed", "See to the source's certificate; [egress] ca_file names more authorities",
@@ -179,6 +187,8 @@ CAUSES = [
     # what is so now
     Cause("", "Its data lies on node {node}, on which no server runs", "Start the server there; or delete the image, and begin anew",
           "Ask the operator; or delete the image, and begin anew", where=r"^now\.job\.queued nowhere"),
+    Cause("", "The broker is away, so that no process is told of it; each looks for work by itself every ten seconds",
+          "Start RabbitMQ: ikon doctor", GOES_ON, where=r"^now\.job\.queued unheard"),
     Cause("", "No process has taken it for {seconds} s: all are busy, none does jobs, or the broker is away",
           "Look at ikon jobs list, at [jobs] slots, [conversion] at_once and at the broker", "Wait, or ask the operator",
           where=r"^now\.job\.queued long"),
@@ -275,8 +285,8 @@ def now(
 ) -> Fact:
     """How things stand. image None: deleted. job: at work on it. step: which the job is at. suspect: a store with a bad copy.
 
-    owner: of what is at work, "alive", "silent" or "gone"; of a queued job "nowhere" where no process could do it. seconds: until a job is
-    tried again, or since it was enqueued. node: where it must be done.
+    owner: of what is at work, "alive", "silent" or "gone"; of a queued job "nowhere" where no process could do it, "unheard" where none is
+    told of it. seconds: until a job is tried again, or since it was enqueued. node: where it must be done.
     """
     if image is None:
         last = next((fact for fact in reversed(facts) if fact.kind in ("image.delete", "image.purge")), Fact(kind="now.deleted"))
@@ -286,7 +296,7 @@ def now(
         failed = next((fact for fact in reversed(facts) if fact.kind == "image.job.put_off" and fact.job == job.id), None)
         seen = failed if failed is not None and job.state == "waiting" else Fact(kind="")
         if job.state == "queued" and owner != "nowhere":
-            owner = "long" if seconds > LONG_S else ""
+            owner = "long" if seconds > LONG_S else owner
         at_work = {"job": job.id, "step": step, "attempt": job.attempt, "owner": owner, "seconds": seconds, "node": node}
         return msgspec.structs.replace(seen, kind=f"now.job.{job.state}", at=None, by="", **at_work)
     if image.status == "saving" or (image.status == "uploading" and owner):

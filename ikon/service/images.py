@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from sqlalchemy import Connection
@@ -24,8 +24,8 @@ K_TRIES = 100
 KEPT = ("ready", "suspect", "bad")
 
 
-async def create(kit: Kit, ctx: Context, new: New) -> Image:
-    """Register an image without data. Raises Forbidden, QuotaExceeded, ImageExists."""
+async def create(kit: Kit, ctx: Context, new: New, then: Callable[[Connection, Image], Image] = lambda conn, image: image) -> Image:
+    """Register an image without data. then: what else its transaction does with it. Raises Forbidden, QuotaExceeded, ImageExists."""
     owner = new.base.owner if new.owner_given else ctx.project
     if not ctx.admin and (ctx.project is None or (new.owner_given and owner != ctx.project)):
         policy.require(ctx, "add_image")
@@ -36,7 +36,7 @@ async def create(kit: Kit, ctx: Context, new: New) -> Image:
     check_counts(len(image.properties), len(image.tags), (kit.settings.limits.properties, kit.settings.limits.tags))
     for _ in range(K_TRIES):
         try:
-            return await kit.db.write(_insert, ctx, image)
+            return await kit.db.write(_insert, ctx, image, then)
         except images.TakenK:
             image = msgspec.structs.replace(image, k=image.k + 1)
     raise Busy("Too many images are being created in this microsecond", retry_after_s=1)
@@ -73,10 +73,10 @@ def _fresh(new: New, owner: str | None) -> Image:
     )
 
 
-def _insert(conn: Connection, ctx: Context, image: Image) -> Image:
+def _insert(conn: Connection, ctx: Context, image: Image, then: Callable[[Connection, Image], Image]) -> Image:
     images.insert(conn, image)
     events.add(conn, ctx, "image.create", image)
-    return image
+    return then(conn, image)
 
 
 def _require_visibility(ctx: Context, image: Image, was: str) -> None:
@@ -106,7 +106,9 @@ async def browse(kit: Kit, ctx: Context, listing: Listing) -> list[Image]:
     policy.require(ctx, "get_images")
     if listing.limit == 0:
         return []
-    walk, deadline = lists.Walk(ctx, listing), time.monotonic() + kit.settings.limits.list_s
+    # an operator's rules may name what no index knows
+    walk = lists.Walk(ctx, listing, lambda image: policy.allows(ctx, "get_image", image))
+    deadline = time.monotonic() + kit.settings.limits.list_s
     while not await kit.db.read(walk.resume):  # a long walk gives way to others between its steps
         if time.monotonic() > deadline:
             raise TooSlow("The list was given up: too many images had to be looked at for these filters.")

@@ -1,6 +1,7 @@
 """Import: data is staged or fetched, and a durable job brings it into stores."""
 
 from collections.abc import AsyncIterable
+from typing import Any
 
 import msgspec
 from sqlalchemy import Connection
@@ -11,13 +12,14 @@ from ikon.db import copies, events, images, instances, jobs
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import UUID, Image, Importing
-from ikon.model.imports import COPY, DIRECT, WEB, Request, require_ready
+from ikon.model.imports import COPY, DIRECT, REMOTE, WEB, Request, require_ready
 from ikon.model.job import ANY, BACKGROUND, USER, Job, New, node_queue
-from ikon.model.tasks import Tasks
-from ikon.problems import BadRequest, Conflict, ImageTooLarge, NotFound, OutcomeUnknown, StagedDataGone
+from ikon.model.tasks import POSTED, NewTask, Tasks
+from ikon.problems import BadRequest, BadValue, Conflict, Forbidden, ImageTooLarge, NotFound, OutcomeUnknown, StagedDataGone
 from ikon.queue import new_id
+from ikon.seal import seal
 from ikon.service.data import drop_staged, new_attempt, record
-from ikon.service.images import reachable
+from ikon.service.images import create, reachable
 from ikon.stores.registry import STAGING
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.intake import Bounds, Facts, lost
@@ -73,7 +75,8 @@ def _finish_stage(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts
 async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str | None:
     """Enqueue an import, or a copy of an active image into more stores. Returns the job's id, None where there is nothing to do.
 
-    Raises Conflict for a store that is not configured, ImageNotFound, Forbidden, StatusConflict, BadRequest.
+    Raises Conflict for a store that is not configured, BadValue for a region that is not, ImageNotFound, Forbidden, StatusConflict,
+    BadRequest.
     """
     named = tuple(kit.stores.all) if request.all_stores else request.stores or (kit.stores.default,)
     for store in named:
@@ -81,8 +84,10 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str 
             raise Conflict(f"Store for identifier {store} not found")
     if request.uri is not None:
         kit.fetcher.check(request.uri)
+    if request.region is not None and request.region not in kit.settings.regions:
+        raise BadValue(f"'glance_region': no region {request.region:.64} is configured. Configured: {', '.join(kit.settings.regions)}")
     job_id = new_id()
-    queue = await kit.db.write(_start, ctx, image_id, request, named, job_id, _steps(kit, request))
+    queue = await kit.db.write(_start, ctx, image_id, request, named, job_id, _asked(kit, ctx, request, job_id))
     if queue is None:
         return None
     kit.queue.ring(queue)
@@ -91,7 +96,7 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str 
 
 
 def _start(
-    conn: Connection, ctx: Context, image_id: str, request: Request, named: tuple[str, ...], job_id: str, steps: list[str]
+    conn: Connection, ctx: Context, image_id: str, request: Request, named: tuple[str, ...], job_id: str, asked: dict[str, Any]
 ) -> str | None:
     """Returns the queue that has work by that, None when there is nothing to do."""
     image = reachable(conn, ctx, image_id, lock=True)
@@ -105,28 +110,45 @@ def _start(
     fetched, staged = fetched_before(conn, image, request)
     staged = staged_copy(conn, image) if request.method == DIRECT else staged
     queue = node_queue(staged.node) if staged and staged.node else ANY
-    status = image.status if request.method == COPY else "importing"
+    asked = asked | ({"fetched": fetched} if fetched else {"staged": staged.id} if staged else {})
+    _enqueue(conn, ctx, image, targets, "copy" if request.method == COPY else "import", job_id, asked, queue)
+    return queue
+
+
+def _enqueue(
+    conn: Connection, ctx: Context, image: Image, targets: list[str], kind: str, job_id: str, asked: dict[str, Any], queue: str = ANY
+) -> Image:
+    """Add the job that brings data into a locked image, and say so in its record."""
+    status = image.status if kind == "copy" else "importing"
     image = images.save(conn, image, msgspec.structs.replace(image, status=status, importing=Importing(job_id, targets)))
-    given = {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
-    asked = {"request": given, "stores": targets, "steps": steps, "roles": sorted(ctx.roles)}
     jobs.enqueue(
         conn,
         New(
             id=job_id,
-            kind="copy" if request.method == COPY else "import",
-            image_id=image_id,
-            input=asked | ({"fetched": fetched} if fetched else {"staged": staged.id} if staged else {}),
+            kind=kind,
+            image_id=image.id,
+            input=asked | {"stores": targets},
             project=image.owner or ctx.project or "",
             store=targets[0],
             queue=queue,
-            priority=BACKGROUND if request.method == COPY else USER,
+            priority=BACKGROUND if kind == "copy" else USER,
             user=ctx.user,
             request_id=ctx.request_id,
             total_bytes=image.size,
         ),
     )
-    events.add(conn, ctx, "image.import", image, f"{request.method} into {', '.join(targets)}")
-    return queue
+    events.add(conn, ctx, "image.import", image, f"{asked['request']['method']} into {', '.join(targets)}")
+    return image
+
+
+def _asked(kit: Kit, ctx: Context, request: Request, job_id: str) -> dict[str, Any]:
+    """What a job must know of who asked and for what. A caller's token is sealed: for a region that judges by itself."""
+    given = {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
+    asked = {"request": given, "steps": _steps(kit, request), "roles": sorted(ctx.roles)}
+    passed_on = request.region is not None and not kit.settings.regions[request.region].user
+    if passed_on and ctx.token and kit.settings.secret:
+        asked["token"] = seal(kit.settings.secret, ctx.token, job_id)
+    return asked
 
 
 def _steps(kit: Kit, request: Request) -> list[str]:
@@ -134,6 +156,7 @@ def _steps(kit: Kit, request: Request) -> list[str]:
     rules = kit.settings
     chosen = {
         "web-download": request.method == WEB,
+        "glance-download": request.method == REMOTE,
         "decompress": rules.imports.decompress,
         "convert": bool(rules.conversion.output_format),
         "inject-metadata": bool(rules.imports.inject),
@@ -171,12 +194,30 @@ def _tasks(conn: Connection, ctx: Context, image_id: str) -> list[Job]:
     return jobs.of_image(conn, image_id)
 
 
+async def post_task(kit: Kit, ctx: Context, new: NewTask) -> Job:
+    """Register an image and enqueue the import of its data, for administrators: both or neither.
+
+    Raises Forbidden, also where nothing may be fetched from the web, SourceNotAllowed, QuotaExceeded, ImageExists.
+    """
+    policy.require(ctx, "tasks_api_access")
+    if WEB not in kit.settings.imports.methods:
+        raise Forbidden(f"'{WEB}' method is not available at this site.")
+    kit.fetcher.check(new.uri)
+    job_id, request = new_id(), Request(WEB, uri=new.uri)
+    asked = _asked(kit, ctx, request, job_id) | {"task": new.shown}
+    targets = [kit.stores.default]
+    image = await create(kit, ctx, new.image, lambda conn, image: _enqueue(conn, ctx, image, targets, POSTED, job_id, asked))
+    kit.queue.ring()
+    log.get().info("import enqueued", image=image.id, job=job_id, method=WEB, request=ctx.request_id)
+    return await task(kit, ctx, job_id)
+
+
 async def all_tasks(kit: Kit, ctx: Context, asked: Tasks) -> list[Job]:
     """A page of all jobs, for administrators. Raises Forbidden, BadValue for an unknown marker."""
     policy.require(ctx, "tasks_api_access")
-    if asked.nothing or not asked.limit:
+    if not asked.limit:
         return []
-    return await kit.db.read(jobs.page, asked.marker, asked.limit, asked.states, asked.equal, ascending=asked.ascending)
+    return await kit.db.read(jobs.page, asked.marker, asked.limit, asked.states, asked.equal, ascending=asked.ascending, kinds=asked.kinds)
 
 
 async def task(kit: Kit, ctx: Context, job_id: str) -> Job:

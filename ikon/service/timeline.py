@@ -104,8 +104,8 @@ def _now(conn: Connection, kit: Kit, image: Image | None, done: dict[str, Job], 
         return model.now(image, None, facts, step="", owner=taking[-1] if taking else "", seconds=0, suspect=bad)
     clock, node = now_ms(conn), job.queue.partition("@")[2]
     owner = instances.state(conn, job.instance) if job.state == "running" else ""
-    if job.state == "queued" and node and not instances.serves(conn, node):
-        owner = "nowhere"
+    if job.state == "queued":
+        owner = "nowhere" if node and not instances.serves(conn, node) else "unheard" if kit.queue.unheard else ""
     ms = job.not_before - clock if job.state == "waiting" else clock - job.created
     step = _step(kit, job, job.step)
     return model.now(image, job, facts, step=step, owner=owner, seconds=max(0, round(ms / 1000)), suspect=bad, node=node)

@@ -29,11 +29,15 @@ class Work(Protocol):
 
     job: Job
 
+    @property
+    def certain(self) -> bool:
+        """Whether the job is certain to be no other process's. While it is not, nothing of it moves: two would be at work on it."""
+
     def moved(self, done_bytes: int, total_bytes: int | None) -> None:
         """Say how far the step is; recorded now and then."""
 
-    def check(self) -> None:
-        """Raises Stopped when the job is to end, or is this process's no more. Called wherever a step could stop."""
+    async def hold(self) -> None:
+        """Stand still until the job is certain to be this process's. Called for every block. Raises Stopped when the job is to end here."""
 
     async def end(self, change: Change) -> None:
         """Record the step as finished, with all that it changes. Raises Stopped when the job is this process's no more."""

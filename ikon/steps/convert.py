@@ -1,24 +1,33 @@
 """Convert staged data to the disk format that the operator wants all imported images to have."""
 
+import functools
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+from sqlalchemy import Connection
+
+from ikon.db import images
 from ikon.db.copies import Copy
 from ikon.formats.inspector import PLAIN, Inspector, Verdict
 from ikon.kit import Kit
 from ikon.model.image import Image
-from ikon.model.job import converting_queue
+from ikon.model.job import Job, converting_queue
 from ikon.steps import staging
 from ikon.steps.base import NotNow, Work
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.convert import READ, Disk, convert
-from ikon.transfer.intake import Facts
+from ikon.transfer.intake import Facts, lost
 from ikon.transfer.turns import Turns
 
 
 class Convert:
-    """Disks of another format are converted; what is no disk, or in a container, stays as it is. The format converted from is the one found
-    by our own inspection, which has to pass first."""
+    """Disks of another format are converted; what is no disk, or one of no bytes, or in a container, stays as it is.
+
+    The format converted from is the one found by our own inspection, which has to pass first. Where that is the wanted one already, but not
+    the one on record, the record is put right.
+    """
 
     name = "convert"
 
@@ -40,10 +49,13 @@ class Convert:
         image, staged = await kit.db.read(staging.find, work.job)
         verdict = await self._inspected(kit, image, staged)
         found = "raw" if verdict.format in PLAIN else verdict.format
-        if image.container_format != "bare" or found not in READ or found == wanted or verdict.virtual_size is None:
+        if image.container_format != "bare" or found not in READ or verdict.virtual_size is None or not verdict.disk_bytes:
             await work.end(lambda conn, job: {})
             return
-        disk = Disk(Path(urlsplit(staged.url).path), found, verdict.virtual_size)
+        if found == wanted:
+            await work.end(functools.partial(_put_right, disk_format=wanted))
+            return
+        disk = Disk(Path(urlsplit(staged.url).path), found, verdict.disk_bytes)
 
         async def fill(attempt: Attempt) -> Facts:
             async def make(target: Path) -> None:
@@ -56,6 +68,7 @@ class Convert:
                     pool=kit.intake.pool,
                     progress=lambda done: work.moved(done, disk.virtual_size),
                     reserve=lambda size: kit.intake.reserve(attempt, size),
+                    certain=lambda: work.certain,
                 )
 
             return await kit.intake.take_made(attempt, make)
@@ -71,6 +84,15 @@ class Convert:
 
     async def undo(self, kit: Kit, work: Work) -> None:
         """See WebDownload: nothing is left."""
+
+
+def _put_right(conn: Connection, job: Job, disk_format: str) -> dict[str, Any]:
+    image = images.lock(conn, job.image_id or "")
+    if image is None:
+        raise lost(conn, job.image_id or "")
+    if image.disk_format != disk_format:
+        images.save(conn, image, msgspec.structs.replace(image, disk_format=disk_format))
+    return {}
 
 
 def turns(kit: Kit) -> Turns:

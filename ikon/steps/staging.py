@@ -108,9 +108,10 @@ def _finish(
 
 
 async def watched(blocks: AsyncIterable[bytes], work: Work, size: int | None) -> AsyncIterator[bytes]:
-    """The data, saying how far it is."""
+    """The data, saying how far it is, and standing still while the job may be another process's."""
     done = 0
     async for block in blocks:
+        await work.hold()
         done += len(block)
         work.moved(done, size)
         yield block

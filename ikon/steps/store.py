@@ -14,9 +14,9 @@ from ikon.db import copies, events, images
 from ikon.db.copies import Copy
 from ikon.formats.inspector import Inspector
 from ikon.kit import Kit
-from ikon.model.image import Image, Importing
+from ikon.model.image import FORMATS, Image, Importing
 from ikon.model.job import Job
-from ikon.problems import DataUnavailable, Problem, StoreFull
+from ikon.problems import Conflict, DataUnavailable, Problem, StoreFull
 from ikon.service.data import drop_staged, new_attempt, record
 from ikon.steps import staging
 from ikon.steps.base import Work
@@ -61,7 +61,10 @@ class Store:
                 tolerant=tolerant,
             )
             facts = msgspec.structs.replace(facts, failed=facts.failed | full)
-            await work.end(functools.partial(self._finish, ctx=ctx, attempts=attempts, facts=facts, first=going[0], me=kit.lease.id))
+            finish = functools.partial(
+                self._finish, ctx=ctx, inspected=image, attempts=attempts, facts=facts, first=going[0], me=kit.lease.id
+            )
+            await work.end(finish)
         for attempt in attempts:
             if why := facts.failed.get(attempt.copy_id):
                 await kit.intake.leave_behind(ctx, attempt, why)
@@ -98,7 +101,16 @@ class Store:
         return kit.outflow.reading_staged(image, sources[0]) if self._staged else kit.outflow.reading(image, sources, [])
 
     def _finish(
-        self, conn: Connection, job: Job, *, ctx: Context, attempts: Sequence[Attempt], facts: Facts, first: Attempt, me: str
+        self,
+        conn: Connection,
+        job: Job,
+        *,
+        ctx: Context,
+        inspected: Image,
+        attempts: Sequence[Attempt],
+        facts: Facts,
+        first: Attempt,
+        me: str,
     ) -> dict[str, Any]:
         image = images.lock(conn, job.image_id or "")
         good = [attempt for attempt in attempts if attempt.copy_id not in facts.failed]
@@ -108,6 +120,8 @@ class Store:
         changes["importing"] = Importing(None, [], [attempt.store for attempt in attempts if attempt not in good])
         if self._staged:
             assert facts.verdict is not None
+            if any(getattr(image, name) != getattr(inspected, name) for name in FORMATS):  # which may be patched while an import runs
+                raise Conflict("The image's formats were changed while its data was looked at. Import it again")
             changes |= {"status": "active", "size": facts.size, "checksum": facts.checksum, "digests": first.copy_id, "reason": None}
             changes |= {"os_hash_algo": facts.os_hash_algo, "os_hash_value": facts.os_hash_value}
             changes["virtual_size"] = facts.verdict.virtual_size

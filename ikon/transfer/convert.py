@@ -33,6 +33,8 @@ LEAST_S = 60
 UNFOLD_MOST = 1 << 16
 #: Free bytes below which a child failed for want of room, whatever it said: on a full disk some versions end by an assertion.
 FULL_BYTES = 4 * MIB
+#: Seconds between looks whether the child may go on.
+LOOK_S = 1.0
 #: Bytes of the child's last words that are kept.
 SAID_BYTES = 4096
 PERCENT = re.compile(rb"\((\d+\.\d+)/100%\)\s*")
@@ -63,13 +65,15 @@ async def convert(
     pool: Pool,
     progress: Callable[[int], None] = lambda done: None,
     reserve: Callable[[int], Awaitable[object]] | None = None,
+    certain: Callable[[], bool] = lambda: True,
 ) -> None:
     """Write a disk in another format into a new file, which only this user can read, in a directory that nobody else can write to.
 
     most: bytes that the file may have. progress: told bytes of the disk that are done. reserve: asked, before the file has any, for the
-    bytes that it may come to have; what it raises ends this. Call it on a loop whose thread lives as long as the
-    process: the child dies with that thread. The file is not synced. When it fails, or is cancelled, there is no child and no file; when
-    this process is killed there is no child. Raises ConversionFailed, ConversionUnavailable, ImageTooLarge, NoRoom; FileExistsError.
+    bytes that it may come to have; what it raises ends this. certain: asked again and again; while it says no the child stands still.
+    Call it on a loop whose thread lives as long as the process: the child dies with that thread. The file is not synced. When it fails,
+    or is cancelled, there is no child and no file; when this process is killed there is no child. Raises ConversionFailed,
+    ConversionUnavailable, ImageTooLarge, NoRoom; FileExistsError.
     """
     if disk.format not in READ or form not in WRITTEN:
         raise ConversionFailed(
@@ -90,11 +94,13 @@ async def convert(
         source, allowed_s = f"json:{json.dumps(node)}", LEAST_S + rules.time_s_gib * gib
         if reserve is not None:
             measure = [program, "measure", "--output", "json", "-O", "qcow2", source]
-            told_of = await _Child(command(measure, bounds, readable, writable), (readable, writable), lambda percent: None).end(allowed_s)
+            told_of = await _Child(command(measure, bounds, readable, writable), (readable, writable), lambda percent: None).end(
+                allowed_s, certain
+            )
             await reserve(disk.virtual_size if form == "raw" else min(room, _required(told_of) or room))
         line = [program, "convert", "-p", source, "-O", form, _name(writable)]
         child = _Child(command(line, bounds, readable, writable), (readable, writable), told)
-        end = await child.end(allowed_s)
+        end = await child.end(allowed_s, certain)
         if end.status != 0:
             stat = await pool.run(os.fstatvfs, writable)
             full = stat.f_bavail * stat.f_frsize < FULL_BYTES
@@ -158,6 +164,7 @@ class _Child:
         self._loop = asyncio.get_running_loop()
         self._told = told
         self._said = b""
+        self._goes = True
         self._process = subprocess.Popen(
             line,
             stdin=subprocess.DEVNULL,
@@ -174,15 +181,20 @@ class _Child:
         os.set_blocking(self._output, False)
         self._loop.add_reader(self._output, self._read)
 
-    async def end(self, time_s: float) -> End:
-        """Wait for its end, or bring it about: when its time is over, and when the caller is cancelled."""
+    async def end(self, time_s: float, certain: Callable[[], bool]) -> End:
+        """Wait for its end, or bring it about: when its time is over, and when the caller is cancelled. certain: see convert."""
         ended = asyncio.Event()
         watch = os.pidfd_open(self._process.pid)
         self._loop.add_reader(watch, ended.set)
         status = None
         try:
             async with asyncio.timeout(time_s):
-                await ended.wait()
+                while not ended.is_set():
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(ended.wait(), LOOK_S)
+                    if self._goes != certain():
+                        self._goes = not self._goes
+                        os.killpg(self._process.pid, signal.SIGCONT if self._goes else signal.SIGSTOP)
             status = self._process.wait()
         except TimeoutError:
             pass

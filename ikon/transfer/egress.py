@@ -52,13 +52,17 @@ ISATAP = (0x00005EFE, 0x02005EFE)
 
 
 class Target(NamedTuple):
-    """One URL, taken apart: what to connect to and what to ask for. `path` begins with a slash and holds the query."""
+    """One URL, taken apart: what to connect to and what to ask for. `path` begins with a slash and holds the query.
+
+    chosen: its origin is written in the settings, so that only addresses that are never a source are closed to it.
+    """
 
     scheme: str
     host: str
     port: int
     path: str
     literal: Address | None
+    chosen: bool = False
 
     @property
     def authority(self) -> str:
@@ -100,8 +104,10 @@ def _host(host: str) -> tuple[str, Address | None]:
     return name, None
 
 
-def _inner(address: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+def _inner(address: Address) -> ipaddress.IPv4Address | None:
     """The IPv4 address that an IPv6 address carries and that some machine on the way may take it for."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return None
     number = int(address)
     if address in MAPPED or address in NAT64 or (number >> 32) & 0xFFFFFFFF in ISATAP:
         return ipaddress.IPv4Address(number & 0xFFFFFFFF)
@@ -113,8 +119,9 @@ def why_not(address: Address, opened: Sequence[Network] = ()) -> str | None:
     for what, networks in NEVER.items():
         if any(address in network for network in networks):
             return f"{address} is {what}"
-    if isinstance(address, ipaddress.IPv6Address) and (inner := _inner(address)) is not None:
-        if why := why_not(inner, opened):
+    if (inner := _inner(address)) is not None:
+        # who translates NAT64 or 6to4 would take loopback for his own, and not this machine's, which alone may be opened
+        if why := why_not(inner, opened if address in MAPPED else [network for network in opened if not network.is_loopback]):
             return f"{address} carries an address: {why}"
         if address in MAPPED or address in NAT64:
             return None
@@ -157,8 +164,11 @@ class Gate:
         self._networks = tuple(ipaddress.ip_network(network) for network in settings.allowed_networks)
         self._private = tuple(network for network in LOCAL if not network.is_loopback)
 
-    def target(self, url: str, base: Target | None = None) -> Target:
-        """The target of a URL, or of a redirect from `base`. Looks no name up. Raises SourceNotAllowed."""
+    def target(self, url: str, base: Target | None = None, *, chosen: bool = False) -> Target:
+        """The target of a URL, or of a redirect from `base`. Looks no name up. Raises SourceNotAllowed.
+
+        chosen: the operator chose where the URL leads; so does a redirect that stays at the origin of one that was.
+        """
         try:
             if base is not None:
                 if not CHARACTERS.fullmatch(url):
@@ -167,7 +177,9 @@ class Gate:
             target = take_apart(url)
             if base is not None and base.scheme == "https" and target.scheme == "http":
                 raise ValueError("a redirect from https to http")
-            if target.port not in self._ports:
+            chosen = chosen if base is None else base.chosen and base.origin == target.origin
+            target = target._replace(chosen=chosen)
+            if not chosen and target.port not in self._ports:
                 raise ValueError(f"port {target.port} is not in egress.allowed_ports")
             if target.literal is not None and (why := self._why_not(target, target.literal)):
                 raise ValueError(why)
@@ -182,11 +194,11 @@ class Gate:
         """
         async with asyncio.timeout(DNS_S):
             found = [target.literal] if target.literal is not None else await self._look_up(target.host)
-            closed = {address for host in self._closed for address in await self._look_up(host)}
+            closed = {address for host in self._closed for address in await self._look_up(host)} if not target.chosen else set()
         for address in found:
             if why := self._why_not(target, address):
                 raise ValueError(f"{target.host}: {why}")
-            if address in closed:
+            if address in closed or _inner(address) in closed:
                 raise ValueError(f"{target.host}: {address} is a server that Ikon itself uses")
         if not found:
             raise ValueError(f"{target.host} has no address")
@@ -199,10 +211,14 @@ class Gate:
             return [ipaddress.ip_address(text) for text in await self._resolve(host)]
 
     def _why_not(self, target: Target, address: Address) -> str | None:
+        if target.chosen:
+            return why_not(address, LOCAL)
         opened = self._networks + (self._private if target.host in self._hosts else ())
         if why := why_not(address, opened):
             return why
-        named = any(network.num_addresses == 1 and address in network for network in self._networks)
-        if not named and not address.is_loopback and self._own(address):
-            return f"{address} is this machine's own, and not itself in egress.allowed_networks"
+        inner = _inner(address)
+        for each in (address, inner) if inner else (address,):
+            named = any(network.num_addresses == 1 and each in network for network in self._networks)
+            if not named and not each.is_loopback and self._own(each):
+                return f"{each} is this machine's own, and not itself in egress.allowed_networks"
         return None

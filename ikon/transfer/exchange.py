@@ -23,7 +23,7 @@ HEADER = re.compile(r"[A-Za-z0-9-]+: [ -~]*")
 
 
 class Answer(asyncio.Protocol):
-    """The answer to one GET: after read_head its `status`, its `headers` by names in lower case, and `length`, None where not announced.
+    """The answer to a request: after read_head its `status`, its `headers` by names in lower case, and `length`, None where not announced.
 
     It parses what comes as it comes, without a stream in between: that costs two copies of the data instead of five.
     """
@@ -156,17 +156,20 @@ class Answer(asyncio.Protocol):
         self._transport.abort()
 
 
-async def ask(target: Target, address: Address, headers: Mapping[str, str], tls: ssl.SSLContext | None) -> Answer:
-    """Connect to this very address and send it a GET for the target, whose name TLS (None: plain HTTP) has to prove.
+async def ask(
+    target: Target, address: Address, headers: Mapping[str, str], tls: ssl.SSLContext | None, body: bytes | None = None
+) -> Answer:
+    """Connect to this very address and send it a GET for the target, whose name TLS (None: plain HTTP) has to prove; with a body, a POST.
 
     Raises OSError where it cannot be connected to within CONNECT_S seconds. The answer's head is yet to be read.
     """
-    lines = [f"{name}: {value}" for name, value in {"Host": target.authority, **headers}.items()]
+    method, length = ("GET", {}) if body is None else ("POST", {"Content-Length": str(len(body))})
+    lines = [f"{name}: {value}" for name, value in {"Host": target.authority, **headers, **length}.items()]
     if not all(HEADER.fullmatch(line) for line in lines):
         raise ValueError("a header holds what no header may")
     async with asyncio.timeout(CONNECT_S):
         transport, answer = await asyncio.get_running_loop().create_connection(
             Answer, str(address), target.port, ssl=tls, server_hostname=target.host if tls else None
         )
-    transport.write("\r\n".join([f"GET {target.path} HTTP/1.1", *lines, "", ""]).encode("ascii"))
+    transport.write("\r\n".join([f"{method} {target.path} HTTP/1.1", *lines, "", ""]).encode("ascii") + (body or b""))
     return answer

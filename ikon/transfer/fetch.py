@@ -1,4 +1,4 @@
-"""The one way out: every request that Ikon makes to a host that a user or an operator named goes through Fetcher.
+"""The one way out: every request that Ikon makes to a host that a user named goes through Fetcher, and Poster's through what it stands on.
 
 Resumes what is cut, gives up what stalls, trickles or lies, and holds less than 1 MiB whatever comes. docs/design/outbound.md says how.
 """
@@ -27,7 +27,7 @@ from ikon.problems import (
     StartError,
 )
 from ikon.threads import Pool
-from ikon.transfer.egress import Address, Gate, Resolver, Target, is_own
+from ikon.transfer.egress import Address, Gate, Resolver, Target, is_own, take_apart
 from ikon.transfer.exchange import Answer, ask
 
 T = TypeVar("T")
@@ -58,12 +58,18 @@ class Fetcher:
     def __init__(
         self, settings: Settings, *, resolve: Resolver | None = None, own: Callable[[Address], bool] = is_own, pause_s: float = 0.5
     ) -> None:
-        """pause_s: before the first retry; it doubles each time. Raises StartError when egress.ca_file is of no use."""
+        """pause_s: before the first retry; it doubles each time. Raises StartError when egress.ca_file or a region's URL is of no use."""
         self.settings, self.pause_s = settings.egress, pause_s
         self._pool = Pool("resolver", 4)
-        self.gate = Gate(settings.egress, resolve or self._look_up, settings.own_servers, own)
+        self.resolve = resolve or self._look_up
+        self.gate = Gate(settings.egress, self.resolve, settings.own_servers, own)
         if settings.egress.ca_file:
             _ = self.tls  # a wrong file stops the start, not the first fetch
+        for name, region in settings.regions.items():
+            try:
+                take_apart(region.url)
+            except ValueError as error:
+                raise StartError(f"config: regions.{name}.url = {region.url!r}: {error}") from None
 
     @cached_property
     def tls(self) -> ssl.SSLContext:
@@ -92,36 +98,44 @@ class Fetcher:
 
     @asynccontextmanager
     async def open(
-        self, url: str, *, offset: int = 0, validator: str | None = None, limit: int | None = None, headers: Mapping[str, str] | None = None
+        self,
+        url: str,
+        *,
+        offset: int = 0,
+        validator: str | None = None,
+        limit: int | None = None,
+        headers: Mapping[str, str] | None = None,
+        chosen: bool = False,
+        compared: bool = False,
     ) -> "AsyncIterator[Source]":
         """A source whose answer has begun; its blocks come by `async for`.
 
         offset: first byte wanted. validator: what an earlier source said of itself; other data then raises SourceChanged.
         limit: bytes that the whole may have. headers: sent to this URL alone, never on to where it redirects.
+        chosen: see Gate.target. compared: the caller knows the data's digest, so that it may go on after a cut without a validator.
         Raises any SourceProblem, as does the reading; `at` and `validator` of the source then tell where another may go on.
         """
-        source = Source(self, url, offset, validator, limit, dict(headers or {}))
+        source = Source(self, url, offset, validator, limit, dict(headers or {}), chosen=chosen, compared=compared)
         try:
             await source.begin()
             yield source
         finally:
             source.close()
 
-    async def reach(self, target: Target, headers: Mapping[str, str]) -> Answer:
-        """Ask the first of a target's addresses that takes a connection, after judging them all."""
+    async def reach(self, gate: Gate, target: Target, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
+        """Ask the first of a target's addresses that takes a connection, after the gate has judged them all. Raises SourceUnreachable."""
         addresses: list[Address] = []
         tried = []
         try:
-            addresses = await self.gate.addresses(target)
+            addresses = await gate.addresses(target)
         except (OSError, ValueError) as error:
             tried.append(str(error) or f"{target.host} was not looked up in time")
         for address in addresses[:ADDRESSES]:
             try:
-                return await ask(target, address, headers, self.tls if target.scheme == "https" else None)
+                return await ask(target, address, headers, self.tls if target.scheme == "https" else None, body)
             except OSError as error:
                 tried.append(f"{address}: {str(error) or 'no connection in time'}")
-        # a name that is refused is tried again like one that does not exist: neither the text nor the time tells them apart
-        raise _Passing(SourceUnreachable(because="; ".join(tried)))
+        raise SourceUnreachable(because="; ".join(tried))
 
     def close(self) -> None:
         """Let the threads go."""
@@ -134,12 +148,24 @@ class Source:
     Where both are None, the end of the connection is taken for the end of the data: have a digest to compare.
     """
 
-    def __init__(self, fetcher: Fetcher, url: str, offset: int, validator: str | None, limit: int | None, headers: dict[str, str]) -> None:
+    def __init__(
+        self,
+        fetcher: Fetcher,
+        url: str,
+        offset: int,
+        validator: str | None,
+        limit: int | None,
+        headers: dict[str, str],
+        *,
+        chosen: bool,
+        compared: bool,
+    ) -> None:
         self.size: int | None = None
         self.validator = validator
         self.at = offset  # bytes of the whole before the next block
         self._fetcher, self._limit, self._headers = fetcher, limit, headers
         self._url, self._origin = url, ""
+        self._chosen, self._compared = chosen, compared
         self._answer: Answer | None = None
         self._known = False  # whether an answer has told what the source is
         self._failures, self._mark, self._because = 0, offset, ""
@@ -208,15 +234,19 @@ class Source:
         """Ask for what is still wanted, follow redirects, and see whether the answer is that."""
         headers = dict(HEADERS)
         if self.at:
-            if self._known and self.validator is None:
+            if self._known and self.validator is None and not self._compared:
                 raise SourceChanged(because=f"it broke off ({self._because}), and has neither a strong ETag nor Last-Modified to go on by")
             headers["Range"] = f"bytes={self.at}-"
             headers |= {"If-Range": self.validator} if self.validator else {}
         url, secrets, target = self._url, self._headers, None
         for _ in range(REDIRECTS + 1):
-            target = self._fetcher.gate.target(url, target)
+            target = self._fetcher.gate.target(url, target, chosen=self._chosen)
             self._origin = target.origin
-            self._answer = answer = await self._fetcher.reach(target, headers | secrets)
+            try:
+                self._answer = answer = await self._fetcher.reach(self._fetcher.gate, target, headers | secrets)
+            except SourceUnreachable as problem:
+                # a name that is refused is tried again like one that does not exist: neither the text nor the time tells them apart
+                raise _Passing(problem) from None
             await self._timed(answer.read_head)
             if answer.status not in FOLLOWED or "location" not in answer.headers:
                 return self._accept(answer)
@@ -252,7 +282,8 @@ class Source:
         if answer.headers.get("content-encoding", "identity").lower() != "identity":
             raise SourceBroken(because=f"Content-Encoding {answer.headers['content-encoding']!r}, which was not asked for")
         size, validator = self._part(answer) if answer.status == 206 else answer.length, _validator(answer.headers)
-        if (self._known and size != self.size) or (self.at and self.validator and validator != self.validator):
+        other_size = self.size is not None and size != self.size  # what came in chunks may tell its size only now
+        if other_size or (self.at and self.validator and validator != self.validator):
             raise SourceChanged(because=f"it had {self.size} bytes as {self.validator}, and has {size} as {validator}")
         if self._limit is not None and size is not None and size > self._limit:
             raise SourceTooLarge(f"The source has {size} bytes, {self._limit} are allowed", because="as it announced")

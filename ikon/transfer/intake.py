@@ -38,7 +38,7 @@ from ikon.problems import (
     Unavailable,
 )
 from ikon.stores.base import Buffer
-from ikon.stores.registry import Stores
+from ikon.stores.registry import STAGING, Stores
 from ikon.threads import Pool, outcome
 from ikon.transfer.attempts import Attempt, Attempts, deleted
 from ikon.transfer.budget import Budget
@@ -66,6 +66,7 @@ Charge = Callable[[Connection, int], None]
 class Facts(msgspec.Struct, frozen=True):
     """What is known of an image once its bytes are stored. size: bytes. verdict: None when they were not inspected.
 
+    checksum, os_hash_value: empty for staged data, which is no image's yet and has the digests of its blocks alone.
     failed: why attempts did not take part, by copy id.
     """
 
@@ -157,8 +158,12 @@ class Intake:
         Raises BadRequest for a length that is not the announced one, ImageTooLarge, QuotaExceeded, FormatMismatch, UnsafeImage, StoreFull,
         RoomPromised, StoreDenied, StoreDown, ClientGone, and ImageDeleted when the first attempt is stopped meanwhile.
         """
-        md5, multihash, block_digests = Md5(), Multihash(), BlockDigests()
-        watchers: list[Inspector | Md5 | BlockDigests] = [md5, block_digests]
+        block_digests = BlockDigests()
+        watchers: list[Inspector | Md5 | BlockDigests] = [block_digests]
+        # two thirds of the CPU of staging, for what only an image's record shows
+        whole = None if attempt.store == STAGING else (Md5(), Multihash())
+        if whole:
+            watchers.insert(0, whole[0])
         if inspector:
             watchers.insert(0, inspector)  # in the same hop to a thread, which costs more than the inspector does
         await self.reserve(attempt, bounds.expected or 0, charge)
@@ -171,7 +176,11 @@ class Intake:
                 await self._keep_digests(attempt, gibs, full)
 
         gibs = itertools.count()
-        pump = Pump(self.budget, [*outlets.consumers(), digest, lambda batch: self.pool.run(multihash.update, batch)])
+        consumers: list[Consumer] = [*outlets.consumers(), digest]
+        if whole:
+            multihash = whole[1]
+            consumers.append(lambda batch: self.pool.run(multihash.update, batch))
+        pump = Pump(self.budget, consumers)
         grow = functools.partial(self._grow, attempt, charge) if bounds.expected is None else None
         size = await attempt.unless_stopped(pump.run(_counted(blocks, bounds, grow)))
         if bounds.expected is not None and size != bounds.expected:
@@ -182,7 +191,8 @@ class Intake:
         await self._lease.held()
         attempt.check()
         await outlets.each(_commit)
-        return Facts(size, md5.hex(), ALGORITHM, multihash.hex(), verdict, {each.copy_id: why for each, why in outlets.failed.items()})
+        checksum, value = (digest.hex() for digest in whole) if whole else ("", "")
+        return Facts(size, checksum, ALGORITHM, value, verdict, {each.copy_id: why for each, why in outlets.failed.items()})
 
     async def take_made(self, attempt: Attempt, make: Callable[[Path], Awaitable[None]]) -> Facts:
         """Have a file made by somebody else become an attempt's bytes: read, digested and made durable. Raises as `make` and `take_in`."""

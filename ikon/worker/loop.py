@@ -31,25 +31,41 @@ CANCELLED, WORN_OUT = Cancelled(), WornOut()
 class Running:
     """One job at work in this process. stopped: why it must end, once it must."""
 
-    def __init__(self, kit: Kit, job: Job, kind: Kind) -> None:
+    def __init__(self, kit: Kit, job: Job, kind: Kind, steady_since: float) -> None:
         self.job, self.kind = job, kind
         self.stopped: str | None = None
         self.progress: tuple[int, int | None] | None = None
         self.task: asyncio.Task[None] | None = None
-        self._kit = kit
+        self._kit, self._steady_since = kit, steady_since
+        self._seen = asyncio.Event()
 
     @property
     def left(self) -> Sequence[Step]:
         """The steps that are still to be done."""
         return self.kind.steps(self.job)[self.job.step :]
 
+    @property
+    def certain(self) -> bool:
+        """See Work."""
+        return self._kit.lease.certain and self._steady_since == self._kit.lease.steady_since
+
+    def is_ours(self, steady_since: float) -> None:
+        """The database has just said so, while the lease was unbroken since then."""
+        self._steady_since = steady_since
+        self._seen.set()
+
     def moved(self, done_bytes: int, total_bytes: int | None) -> None:
         """See Work."""
         self.progress = (done_bytes, total_bytes)
-        self.check()
 
-    def check(self) -> None:
+    async def hold(self) -> None:
         """See Work."""
+        if not self.certain:
+            log.get().info("job stands still", job=self.job.id, attempt=self.job.attempt)
+            while not self.certain:
+                self._seen.clear()
+                await self._seen.wait()
+            log.get().info("job goes on", job=self.job.id, attempt=self.job.attempt)
         if self.stopped is not None:
             raise Stopped(self.stopped)
 
@@ -122,13 +138,15 @@ class Worker:
             with turns(self._kit).take() as has_turn:
                 queues = self._queues + self._converting if has_turn else self._queues
             async with self._claiming:
+                steady = self._kit.lease.steady_since
                 found = await self._kit.db.write(
                     jobs.claim, self._kit.lease.id, queues, self._limits, list(self._running), self._random, list(self._kinds)
                 )
                 if found is None:
                     return job is not None
                 job = found
-                running = self._running[job.id] = Running(self._kit, job, self._kinds[job.kind])
+                running = self._running[job.id] = Running(self._kit, job, self._kinds[job.kind], steady)
+            log.get().info("job begun", job=job.id, kind=job.kind, image=job.image_id, attempt=job.attempt)
             running.task = group.create_task(self._carry_out(running))
         if job is not None:
             self._kit.queue.ring(job.queue)  # there may be more, for others
@@ -142,6 +160,7 @@ class Worker:
     async def heartbeat(self) -> None:
         """Learn which jobs were cancelled or taken away, hand back those that nobody here runs, and record progress."""
         async with self._claiming:
+            steady = self._kit.lease.steady_since
             recorded = {(held.id, held.attempt): held for held in await self._kit.db.read(jobs.held, self._kit.lease.id)}
             self._unrecorded = {job_id: why for job_id, why in self._unrecorded.items() if any(job_id == held for held, _ in recorded)}
             known = list(self._running.values())
@@ -154,7 +173,9 @@ class Worker:
                 job = await self._kit.db.read(jobs.get, running.job.id)
                 if job is None or job.attempt != running.job.attempt or job.state not in ENDED:
                     running.stop(TAKEN_AWAY)
-            elif held.cancel:
+                continue
+            running.is_ours(steady)
+            if held.cancel:
                 running.stop("cancelled")
             elif running.progress is not None:
                 done, total = running.progress
@@ -212,6 +233,7 @@ class Worker:
 
     async def _stopped(self, running: Running) -> None:
         """Somebody has cancelled the job, or taken it away, or this process ends."""
+        log.get().info("job let go", job=running.job.id, attempt=running.job.attempt, because=running.stopped)
         try:
             if running.stopped == "cancelled":
                 await self._give_up(running, CANCELLED)

@@ -36,6 +36,8 @@ ALICE = Context("alice", "alpha", None, frozenset(("member", "reader")))
 class Ear:
     """A sink that hears only while it likes to."""
 
+    at_once = 1
+
     def __init__(self) -> None:
         self.heard: list[tuple[str, str, int]] = []
         self.deaf_to: set[str] = set()
@@ -83,7 +85,7 @@ async def test_what_happened_is_told_in_order_and_forgotten(kit: Kit) -> None:
         await rename(kit, first, name)
     assert len(await left(kit)) == 5
 
-    assert (await teller.run_once(kit))["events"].mended == 5
+    assert (await teller.run_once(kit, "log"))["events"].mended == 5
 
     heard = kit.senders["log"].heard  # type: ignore[attr-defined]
     assert [(kind, version) for image, kind, version in heard if image == first] == [
@@ -112,15 +114,15 @@ async def test_an_event_that_is_not_heard_holds_up_its_image_alone_and_comes_aga
     first = await new(kit)
     ear.deaf_to.add(first)
     await rename(kit, first, "a")
-    await teller.run_once(kit)
+    await teller.run_once(kit, "log")
     second = await new(kit)
-    await teller.run_once(kit)
+    await teller.run_once(kit, "log")
     assert [image for image, _, _ in ear.heard] == [second]
     assert [row.kind for row in await left(kit)] == ["image.create", "image.update"]
 
     ear.deaf_to.clear()
     await kit.db.write(hurry)
-    await teller.run_once(kit)
+    await teller.run_once(kit, "log")
     assert [kind for image, kind, _ in ear.heard if image == first] == ["image.create", "image.update"]
 
 
@@ -129,15 +131,16 @@ async def test_what_is_not_heard_for_a_day_is_parked_and_lets_the_rest_pass(kit:
     image = await new(kit)
     ear.deaf_to.add(image)
     await kit.db.write(age)
-    await teller.run_once(kit)
-    assert await kit.db.read(deliveries.backlog) == [("log", 1, 1)]
+    await teller.run_once(kit, "log")
+    [backlog] = await kit.db.read(deliveries.backlog)
+    assert (backlog.sink, backlog.count, backlog.parked) == ("log", 1, 1)
     ear.deaf_to.clear()
     await rename(kit, image, "a")
-    await teller.run_once(kit)
+    await teller.run_once(kit, "log")
     assert [kind for _, kind, _ in ear.heard] == ["image.update"]
 
     assert await kit.db.write(deliveries.unpark) == 1
-    await teller.run_once(kit)
+    await teller.run_once(kit, "log")
     assert [kind for _, kind, _ in ear.heard] == ["image.update", "image.create"]
 
 
@@ -198,7 +201,7 @@ async def test_consumers_of_openstack_hear_of_an_image_in_the_form_that_they_kno
         await data.upload(kit, ALICE, image, one(b"1234"), store=None, size=4)
         with pytest.raises(BadRequest):
             await data.upload(kit, ALICE, await new(kit), one(b"123"), store=None, size=4)
-        await teller.run_once(kit)
+        await teller.run_once(kit, "notifications")
         assert await left(kit) == []
     heard = bus.heard(5)
 
@@ -217,11 +220,11 @@ async def test_consumers_of_openstack_hear_of_an_image_in_the_form_that_they_kno
 async def test_notifications_wait_for_a_bus_that_is_away(tmp_path: Path, rabbitmq: Server, bus: Bus) -> None:
     async with open_kit(on_bus(tmp_path, free_port())) as kit:
         await new(kit)
-        assert (await teller.run_once(kit))["events"].mended == 0
+        assert (await teller.run_once(kit, "notifications"))["events"].mended == 0
         assert [row.tries for row in await left(kit)] == [1]
     async with open_kit(on_bus(tmp_path, rabbitmq.port)) as kit:
         await kit.db.write(hurry)
-        assert (await teller.run_once(kit))["events"].mended == 1
+        assert (await teller.run_once(kit, "notifications"))["events"].mended == 1
     assert [each["event_type"] for each in bus.heard(1)] == ["image.create"]
 
 
@@ -240,10 +243,15 @@ def test_a_server_tells_what_happens_and_doctor_what_nobody_would_hear(tmp_path:
 
     assert said.returncode == 1
     assert "events for notifications: 1 untold, 1 of them parked" in said.stdout
+    assert "No setting below [events] names it" in said.stdout
+
+
+def nobody(setting: str, url: str) -> Any:
+    raise AssertionError("no webhook is configured")
 
 
 def test_a_bus_that_cannot_be_used_is_refused_without_its_secret(tmp_path: Path) -> None:
     with pytest.raises(StartError) as refused:
-        senders(load(None, {"data": str(tmp_path), "events": {"notifications": "nonsense://ikon:hush@rabbit/"}}, {}))
+        senders(load(None, {"data": str(tmp_path), "events": {"notifications": "nonsense://ikon:hush@rabbit/"}}, {}), nobody)
     assert "events.notifications" in str(refused.value)
     assert "hush" not in str(refused.value)

@@ -238,6 +238,7 @@ async def test_a_worker_that_stops_hands_its_jobs_to_the_next_one(kit: Kit) -> N
     left = await kit.db.read(jobs.get, job_id)
     assert left
     assert (left.state, left.step, left.failures) == ("queued", 1, 0)
+    assert left.attempt - left.since == 0  # a restart does not speak against the job
 
     async with working(kit, Notes(Note("never", []), Note("second", []))) as worker:
         job = await settled(kit, worker, job_id, "done")
@@ -257,6 +258,51 @@ async def test_a_job_that_was_taken_away_is_let_go_without_a_trace(kit: Kit) -> 
         left = await kit.db.read(jobs.get, job_id)
     assert left
     assert (left.state, left.attempt, left.instance, slow.undone) == ("running", 2, "thief", 0)
+
+
+class Mover(Note):
+    """Moves blocks until it is told to end."""
+
+    def __init__(self) -> None:
+        super().__init__("first", [])
+        self.moved, self.ends = 0, False
+
+    async def run(self, kit: Kit, work: Work) -> None:
+        while not self.ends:
+            await work.hold()
+            self.moved += 1
+            await asyncio.sleep(0.001)
+        await super().run(kit, work)
+
+
+async def moves(mover: Mover) -> bool:
+    before = mover.moved
+    await asyncio.sleep(0.2)
+    return mover.moved > before + 1
+
+
+async def test_a_job_stands_still_from_a_break_of_the_lease_until_it_is_seen_to_be_ours(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "BEAT_S", 1000.0)
+    mover = Mover()
+    async with working(kit, Notes(mover)) as worker:
+        job_id = await put(kit, wanted())
+        while not await moves(mover):
+            pass
+        kit.lease.steady_since += 1
+        assert not await moves(mover)
+
+        await worker.heartbeat()
+        assert await moves(mover)
+
+        kit.lease.steady_since += 1
+        await kit.db.write(steal, job_id)
+        assert not await moves(mover)
+        await worker.heartbeat()
+        mover.ends = True
+        assert not await moves(mover)
+        left = await kit.db.read(jobs.get, job_id)
+    assert left
+    assert (left.state, left.attempt, left.step, mover.ran) == ("running", 2, 0, 0)
 
 
 def steal(conn: Connection, job_id: str) -> None:

@@ -12,11 +12,11 @@ CLOCK = struct.Struct("q")
 FAULTS = 4
 
 
-def build(directory: Path) -> Path:
+def build(directory: Path, source: Path = SOURCE) -> Path:
     """Compile the library. Fails, rather than skips, where that cannot be done."""
-    library = directory / "misfortune.so"
+    library = directory / f"{source.stem}.so"
     subprocess.run(["bash", "-c", f". {LIB}; apt_need gcc libc6-dev"], check=True)
-    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-w", "-o", library, SOURCE, "-ldl"], check=True)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-w", "-o", library, source, "-ldl"], check=True)
     return library
 
 

@@ -59,12 +59,13 @@ WRONG_DIGEST = "The data is not what its digest says"
 BOMB = "is a decompression bomb"
 CANNOT_UNPACK = "The compressed data cannot be unpacked"
 CANNOT_CONVERT = "The conversion into another format failed"
+BROKER = "The broker is away, so that no process is told of it"
 #: What an owner is told of a source that is out of reach, whatever the reason.
 OUT_OF_REACH = "The source cannot be reached, or may not be"
 CAUSES = [
     CLIENT_GONE, FULL, STORE_DOWN, STORE_DENIED, MISMATCH, UNSAFE, TOO_LARGE, QUOTA, UPLOADER_ENDED, WORKER_ENDED, SILENT, DATABASE, CANCELLED,
     DELETED, SUSPECT, STAGING_LOST, NO_NODE, DNS, TLS, CLOSED, NOT_ALLOWED, INSIDE, NOTHING_THERE, NOT_ONES_OWN, SLOW, BROKE_OFF, LOOP,
-    WRONG_DIGEST, BOMB, CANNOT_UNPACK, CANNOT_CONVERT, OUT_OF_REACH,
+    WRONG_DIGEST, BOMB, CANNOT_UNPACK, CANNOT_CONVERT, BROKER, OUT_OF_REACH,
 ]  # fmt: skip
 
 
@@ -236,6 +237,12 @@ def killed_in_step(place: Place) -> tuple[Ikon, str]:
     place.misfortune.relent()
     server.start()
     return job_is(server, image, "done")
+
+
+def broker_down(place: Place) -> tuple[Ikon, str]:
+    server = place.server(settings=f'broker = "amqp://ikon:secret@127.0.0.1:{free_port()}/"\n[jobs]\nslots = 0\n')
+    eventually(lambda: "broker not reached" in server.log.read_text(), 60)
+    return imported(server)
 
 
 def restarted_in_step(place: Place) -> tuple[Ikon, str]:
@@ -443,6 +450,7 @@ SEEDS: dict[str, tuple[Callable[[Place], tuple[Ikon, str]], str]] = {
     "process paused past its lease": (paused, SILENT),
     "database restarted in an import": (database_restarts_in_step, DATABASE),
     "database restarted in an upload": (database_restarts_in_upload, DATABASE),
+    "broker down": (broker_down, BROKER),
     "waiting job cancelled": (lambda place: cancelled(place, "waiting"), CANCELLED),
     "running job cancelled": (lambda place: cancelled(place, "running"), CANCELLED),
     "deleted during an upload": (deleted_in_upload, DELETED),

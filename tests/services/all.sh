@@ -1,9 +1,9 @@
 #!/bin/bash
 # Every service that the tests use, at once.
-#   all.sh install [NAME...]     one apt transaction, as root or with `sudo -n`; no daemon is left running
+#   all.sh install [NAME...]     one apt transaction, as root or with `sudo -n`, then what comes by pip; no daemon is left running
 #   all.sh check BASE_PORT DIR   makes each do its real work in turn: start, check, stop
 . "$(dirname "$0")/lib.sh"
-ALL=(mariadb postgres rabbitmq images http)
+ALL=(mariadb postgres rabbitmq memcached keystone images http)
 TOOLS=(python3 procps curl strace openssl) # what the tests and these scripts call beside the services
 
 # packages NAME...   what these services take from Debian
@@ -22,12 +22,19 @@ missing() {
 
 do_install() {
     [ $# -gt 0 ] || set -- "${ALL[@]}"
+    do_packages "$@"
+    local s
+    for s; do "$HERE/$s.sh" install; done
+}
+
+do_packages() {
     mapfile -t need < <(packages "$@")
     mapfile -t need < <(missing "${need[@]}")
     [ ${#need[@]} -eq 0 ] && return 0
     if [ "$(id -u)" != 0 ]; then
         sudo -n true 2> /dev/null || die "the tests need some Debian packages. As an administrator, run: apt-get install --no-install-recommends ${need[*]}"
-        exec sudo -n "$0" install "$@"
+        sudo -n "$0" packages "$@"
+        return
     fi
     say "installing ${need[*]} ..."
     apt_need "${need[@]}" > /dev/null 2>&1 || apt_need "${need[@]}"
@@ -47,6 +54,7 @@ check_one() {
 
 case ${1:-} in
     install) do_install "${@:2}" ;;
+    packages) do_packages "${@:2}" ;;
     check)
         port=${2:?base port} top=${3:?directory} bad=
         for s in "${ALL[@]}"; do check_one "$s" "$port" "$top" || bad="$bad $s"; done

@@ -20,7 +20,7 @@ def settings(tmp_path: Path, text: str = "", environ: dict[str, str] | None = No
 
 
 FILE = [
-    ("nonsense = 1", "nonsense", "1", "Known keys here: broker"),
+    ("nonsense = 1", "nonsense", "is no setting", "Known keys here: broker"),
     ('listen = "here"', "listen", "'here'", "HOST:PORT"),
     ('listen = "127.0.0.1:99999"', "listen", "99999", "HOST:PORT"),
     ('listen = "0.0.0.0:9292"', "listen", "'0.0.0.0:9292'", "none_beyond_loopback = true"),
@@ -38,7 +38,7 @@ FILE = [
     ("trusted_proxies = [3]", "trusted_proxies", "[3]", "10.0.0.0/8"),
     ("limits = 3", "limits", "3", "Bounds on single requests"),
     ("[limits]\npage = 0", "limits.page", "0", ">= 1"),
-    ("[limits]\npagge = 5", "limits.pagge", "5", "Known keys here: image_bytes"),
+    ("[limits]\npagge = 5", "limits.pagge", "is no setting", "Known keys here: image_bytes"),
     ('[quota]\nbytes = "5G"', "quota.bytes", "'5G'", "0 sets no limit"),
     ("[http]\nstall_s = 0", "http.stall_s", "0", "> 0"),
     ('[cors]\nallowed_origins = ["*"]', "cors.allowed_origins", "'*'", "a host in lower case"),
@@ -48,7 +48,7 @@ FILE = [
     ('[cors]\nallowed_origins = ["a.example"]', "cors.allowed_origins", "'a.example'", "http:// or https://"),
     ('[cors]\nallowed_origins = ["null"]', "cors.allowed_origins", "'null'", "http:// or https://"),
     ('[cors]\nallowed_origins = "https://a.example"', "cors.allowed_origins", "'https://a.example'", "Origins of these pages"),
-    ("[cors]\norigins = []", "cors.origins", "[]", "Known keys here: allowed_origins"),
+    ("[cors]\norigins = []", "cors.origins", "is no setting", "Known keys here: allowed_origins"),
     ("[egress]\nallowed_ports = [0]", "egress.allowed_ports", "[0]", ">= 1"),
     ('[egress]\nallowed_networks = ["10.0.0.1/8"]', "egress.allowed_networks", "'10.0.0.1/8'", "host bits set"),
     ('[egress]\nallowed_networks = ["0.0.0.0/0"]', "egress.allowed_networks", "'0.0.0.0/0'", "10.0.0.0/8"),
@@ -59,6 +59,32 @@ FILE = [
     ('[egress]\nallowed_hosts = ["10.0.0.1"]', "egress.allowed_hosts", "'10.0.0.1'", "belong into allowed_networks"),
     ('[egress]\nallowed_hosts = ["localhost"]', "egress.allowed_hosts", "'localhost'", "and so does loopback"),
     ("[egress]\nstall_s = 0", "egress.stall_s", "0", "> 0"),
+    ('secret = "short"', "secret", "5 characters", "32 or more"),
+    ("regions = 3", "regions", "3", "[regions.NAME]"),
+    ("[regions.east]", "regions.east.url", "is missing", "endpoint"),
+    ("[regions.east]\nurl = 3", "regions.east.url", "3", "endpoint"),
+    ('[regions.east]\nurl = "http://a"\nwait = 3', "regions.east.wait", "is no setting", "Known keys here: password"),
+    *(
+        (f'[regions.east]\nurl = "{url}"', "regions.east.url", "no endpoint", "http:// or https://")
+        for url in (
+            "",
+            "ftp://a",
+            "http://u:p@a",
+            "http://a/?b",
+            "http://a/#b",
+            "http://A",
+            "http://a b",
+            "http://a:0",
+            "a.example",
+            "http://",
+        )
+    ),
+    ('[regions."a b"]\nurl = "http://a"', "regions.a b", "a b", "1 to 64 letters"),
+    ('[regions."a-b"]\nurl = "http://a"\n[regions.a_b]\nurl = "http://a"', "regions.a-b", "a-b", "differs"),
+    ('[regions.east]\nurl = "http://a"\nuser = "u"', "regions.east", "go together", "IKON_REGIONS__EAST__PASSWORD"),
+    ('[regions.east]\nurl = "http://a"\nuser = "u:v"\npassword = "p"', "regions.east", "no colon", "IKON_REGIONS__EAST__PASSWORD"),
+    ('[regions.east]\nurl = "http://a"\nproperties = [""]', "regions.east.properties", "''", "beginning"),
+    ('[regions.east]\nurl = "http://a"\nproperties = ["os_glance_x"]', "regions.east.properties", "os_glance_x", "not os_glance"),
     ('default_store = "two"', "default_store", "'two'", "Allowed: local"),
     ("stores = 3", "stores", "3", "[stores.NAME]"),
     ('[stores.one]\npath = "x"', "stores.one.type", "None", "Allowed: file"),
@@ -66,7 +92,7 @@ FILE = [
     ('[stores.one]\ntype = "file"', "stores.one.path", "is missing", "Directory of the images"),
     ('[stores.one]\ntype = "file"\npath = 3', "stores.one.path", "3", "Directory of the images"),
     ('[stores.one]\ntype = "file"\npath = "/proc/nowhere"', "stores.one.path", "'/proc/nowhere'", "can write to"),
-    ('[stores.one]\ntype = "file"\npath = "p"\nwait = 3', "stores.one.wait", "3", "Known keys here: description, path"),
+    ('[stores.one]\ntype = "file"\npath = "p"\nwait = 3', "stores.one.wait", "is no setting", "Known keys here: description, path"),
     ('[stores."a b"]\ntype = "file"\npath = "p"', "stores.a b", "a b", "1 to 64 letters"),
     ('[stores.os_glance_x]\ntype = "file"\npath = "p"', "stores.os_glance_x", "os_glance_x", "does not begin with os_glance"),
 ]
@@ -95,6 +121,9 @@ ENVIRONMENT = [
     ("IKON_STORES", "{}", "settings file"),
     ("IKON_NONSENSE", "1", "IKON_DATABASE"),
     ("IKON_LIMITS__NONSENSE", "1", "IKON_LIMITS__PAGE"),
+    ("IKON_REGIONS", "east", "settings file"),
+    ("IKON_REGIONS__EAST", "x", "regions that the file names"),
+    ("IKON_REGIONS__EAST__PASSWORD", "x", "regions that the file names"),
 ]
 
 
@@ -133,6 +162,26 @@ def test_a_list_in_the_environment_is_parted_by_commas(tmp_path: Path) -> None:
     assert found.trusted_proxies == ["10.0.0.0/8", "192.168.1.1"]
     assert found.cors.allowed_origins == origins.split(",")
     assert settings(tmp_path, environ={"IKON_EGRESS__ALLOWED_PORTS": "80, 8080"}).egress.allowed_ports == [80, 8080]
+
+
+def test_a_region_s_password_comes_from_the_environment(tmp_path: Path) -> None:
+    text = '[regions."Region-1"]\nurl = "http://a"\nuser = "ikon"\n[regions.two]\nurl = "https://b.example:9292/image/v2"'
+
+    found = settings(tmp_path, text, {"IKON_REGIONS__REGION_1__PASSWORD": "p"})
+
+    assert (found.regions["Region-1"].user, found.regions["Region-1"].password, found.regions["two"].password) == ("ikon", "p", "")
+    with pytest.raises(StartError, match="IKON_REGIONS__REGION_1__PASSWORD"):
+        settings(tmp_path, text, {"IKON_REGIONS__REGION1__PASSWORD": "p"})
+    with pytest.raises(StartError, match="url, user and password"):
+        settings(tmp_path, text, {"IKON_REGIONS__TWO__PROPERTIES": "p"})
+
+
+def test_importing_from_regions_is_offered_where_there_are_any(tmp_path: Path) -> None:
+    region = '[regions.east]\nurl = "http://a"'
+
+    assert "glance-download" not in settings(tmp_path).imports.methods
+    assert "glance-download" in settings(tmp_path, region).imports.methods
+    assert settings(tmp_path, f'{region}\n[imports]\nmethods = ["web-download"]').imports.methods == ["web-download"]
 
 
 def test_what_is_not_set_follows_from_the_data_directory(tmp_path: Path) -> None:

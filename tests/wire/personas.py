@@ -125,6 +125,7 @@ restore an image         POST  /ikon/v1/trash/x/restore    404  403  403  403  4
 list periodic processes  GET   /ikon/v1/periodic           200  403  403  403  403  403
 run what is not there    POST  /ikon/v1/periodic/x/run     404  403  403  403  403  403
 tasks                    GET   /v2/tasks               200  403  403  403  403  403
+post a task              POST  /v2/tasks               400  403  403  403  403  403
 one task                 GET   /v2/tasks/x             404  403  403  403  403  403
 list jobs                GET   /ikon/v1/jobs               200  403  403  403  403  403
 one job                  GET   /ikon/v1/jobs/x             404  403  403  403  403  403
@@ -132,6 +133,8 @@ retry a job              POST  /ikon/v1/jobs/x/retry       404  403  403  403  4
 cancel a job             POST  /ikon/v1/jobs/x/cancel      404  403  403  403  403  403
 stores                   GET   /v2/info/stores         200  200  200  200  200  200
 import methods           GET   /v2/info/import         200  200  200  200  200  200
+schema of a task         GET   /v2/schemas/task        200  200  200  200  200  200
+schema of tasks          GET   /v2/schemas/tasks       200  200  200  200  200  200
 list of projects         GET   /v2/tenants             403  403  403  403  403  403
 schema of an image       GET   /v2/schemas/image       200  200  200  200  200  200
 schema of images         GET   /v2/schemas/images      200  200  200  200  200  200
@@ -165,6 +168,7 @@ BODIES: dict[str, Any] = {
     "answer for another": {"status": "accepted"},
     "add a user": {"name": "taken", "project": "home", "password": "correct horse battery", "roles": ["reader"]},
     "change a password": {"password": "correct horse battery"},
+    "post a task": {"type": "import", "input": {"import_from": "http://10.0.0.1/x", "import_from_format": "raw"}},
     "create": {},
     "create community": {"visibility": "community"},
     "create for oneself": {"owner": "{project}"},

@@ -53,6 +53,8 @@ READER = Persona("home", "reader")
 STRANGER = Persona("elsewhere")
 ADMIN = Persona("operators", "admin,member,reader")
 NOBODY: Headers = {}
+#: What no image is called; fixed, so that tests have the same names in each run.
+UNUSED_ID = "6f1c2d8e-3b57-4a90-8c1e-5d2f7a9b4c30"
 
 
 def someone(roles: str = "member,reader") -> Persona:

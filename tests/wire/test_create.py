@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.wire.server import ADMIN, MEMBER, READER, STRANGER, Ikon, Persona, someone
+from tests.wire.server import ADMIN, MEMBER, READER, STRANGER, UNUSED_ID, Ikon, Persona, someone
 
 SCHEMA = "Provided object does not match schema 'image': "
 
@@ -205,7 +205,7 @@ def test_an_id_is_never_given_twice(ikon: Ikon) -> None:
 
 @pytest.mark.parametrize(
     "image_id",
-    [None, "", "zz", 1, [], {}, str(uuid.uuid4())[:-1], f"{uuid.uuid4()}0", uuid.uuid4().hex, f"{{{uuid.uuid4()}}}", f"{uuid.uuid4()}\n"],
+    [None, "", "zz", 1, [], {}, UNUSED_ID[:-1], f"{UNUSED_ID}0", UNUSED_ID.replace("-", ""), f"{{{UNUSED_ID}}}", f"{UNUSED_ID}\n"],
 )
 def test_what_is_no_uuid_is_no_id(ikon: Ikon, image_id: Any) -> None:
     refused(ikon, {"id": image_id}, 400, SCHEMA, "id")

@@ -12,7 +12,7 @@ PATHS = {  # every path of this API, with what it allows
     "/v2/images/{id}/stage": "OPTIONS, PUT",
     "/v2/images/{id}/import": "OPTIONS, POST",
     "/v2/images/{id}/tasks": "GET, HEAD, OPTIONS",
-    "/v2/tasks": "GET, HEAD, OPTIONS",
+    "/v2/tasks": "GET, HEAD, OPTIONS, POST",
     "/v2/images/{id}/file": "GET, HEAD, OPTIONS, PUT",
     "/v2/images/{id}/actions/deactivate": "OPTIONS, POST",
     "/v2/images/{id}/actions/reactivate": "OPTIONS, POST",

@@ -16,7 +16,7 @@ def test_unmodified_clients_take_a_real_image_in_and_out_and_it_boots() -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=600,
+        timeout=1200,
         check=False,
     )
 

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from tests.wire.server import ADMIN, MEMBER, STRANGER, Ikon, Persona, q, someone
+from tests.wire.server import ADMIN, MEMBER, STRANGER, UNUSED_ID, Ikon, Persona, q, someone
 
 #: A server of its own: whole lists are compared, so nobody else may add to them.
 SETTINGS: dict[str, object] = {}
@@ -527,7 +527,7 @@ def test_without_the_reader_role_in_a_project_nothing_is_listed(ikon: Ikon, who:
 
 
 @pytest.mark.parametrize(
-    "image_id", ["zz", str(uuid.uuid4()), "%20", "a%2Fb", "..", "%2e%2e", "0", "%F0%9F%90%A7", "x" * 2000, "null", "*", "{id}", "%7Bid%7D"]
+    "image_id", ["zz", UNUSED_ID, "%20", "a%2Fb", "..", "%2e%2e", "0", "%F0%9F%90%A7", "x" * 2000, "null", "*", "{id}", "%7Bid%7D"]
 )
 def test_what_is_no_image_is_not_found(ikon: Ikon, image_id: str) -> None:
     assert ikon.get(f"/v2/images/{image_id}").status == 404

@@ -2,12 +2,11 @@
 
 import subprocess
 import time
-import uuid
 from typing import Any
 
 import pytest
 
-from tests.wire.server import ADMIN, BYTES, COMMAND, MEMBER, READER, STRANGER, Answer, Ikon, Persona, someone
+from tests.wire.server import ADMIN, BYTES, COMMAND, MEMBER, READER, STRANGER, UNUSED_ID, Answer, Ikon, Persona, someone
 
 SETTINGS = {"trash": {"keep_s": 3600}, "quota": {"bytes": 1_000_000}}
 DATA = b"kept for a while" * 1000
@@ -162,13 +161,13 @@ def test_only_administrators_reach_the_trash(ikon: Ikon, who: Persona) -> None:
     assert image_id in kept(ikon)
 
 
-@pytest.mark.parametrize("image_id", [str(uuid.uuid4()), "nonsense", "%00", "x" * 5000])
+@pytest.mark.parametrize("image_id", [UNUSED_ID, "nonsense", "%00", "x" * 5000])
 def test_what_is_not_in_the_trash_is_not_found(ikon: Ikon, image_id: str) -> None:
     assert ikon.call("DELETE", f"/ikon/v1/trash/{image_id}", who=ADMIN).status == 404
     assert ikon.call("POST", f"/ikon/v1/trash/{image_id}/restore", who=ADMIN).status == 404
 
 
-@pytest.mark.parametrize("marker", ["", "x", "1:", "1:x", f"{'9' * 19}:{uuid.uuid4()}", "%00"])
+@pytest.mark.parametrize("marker", ["", "x", "1:", "1:x", f"{'9' * 19}:{UNUSED_ID}", "%00"])
 def test_a_marker_that_no_page_gave_is_refused_by_name(ikon: Ikon, marker: str) -> None:
     answer = ikon.get(f"/ikon/v1/trash?marker={marker}", who=ADMIN)
     assert (answer.status, "marker" in answer.message) == (400, True)

@@ -9,11 +9,13 @@ from ikon.db import copies, events, images
 from ikon.model.image import Importing
 from ikon.model.imports import DIRECT
 from ikon.model.job import Job
+from ikon.model.tasks import POSTED
 from ikon.problems import ImageRefused, ImageTooLarge, Problem
 from ikon.service.data import drop_staged
 from ikon.steps.base import Step
 from ikon.steps.convert import Convert
 from ikon.steps.decompress import Decompress
+from ikon.steps.glance_download import GlanceDownload
 from ikon.steps.inject_metadata import InjectMetadata
 from ikon.steps.staging import context
 from ikon.steps.store import Store
@@ -73,5 +75,7 @@ class CopyImage:
         events.failed(conn, context(job), "image.import.failed", image, why, **events.job_facts(job))
 
 
-STEPS: dict[str, Step] = {step.name: step for step in (WebDownload(), Decompress(), Convert(), InjectMetadata(), Store(staged=True))}
-KINDS: dict[str, Kind] = {"import": Import(), "copy": CopyImage()}
+STEPS: dict[str, Step] = {
+    step.name: step for step in (WebDownload(), GlanceDownload(), Decompress(), Convert(), InjectMetadata(), Store(staged=True))
+}
+KINDS: dict[str, Kind] = {"import": Import(), "copy": CopyImage(), POSTED: Import()}

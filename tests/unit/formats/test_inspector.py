@@ -56,6 +56,16 @@ def test_the_virtual_size_is_that_of_the_disk_inside_or_of_the_bytes(kind: str) 
     assert inspect(data, "raw").virtual_size == len(data)
 
 
+@pytest.mark.parametrize("kind", SOUND)
+def test_what_passes_as_raw_still_tells_the_size_of_the_disk_that_is_in_it(kind: str) -> None:
+    disk_format, data = SOUND[kind]
+
+    verdict = inspect(data, "raw")
+
+    assert verdict.virtual_size == len(data)
+    assert verdict.disk_bytes == (None if kind == "luks" else len(data) if disk_format in ("raw", "iso") else SIZE)
+
+
 @pytest.mark.parametrize("kind", PACKED)
 def test_compressed_data_is_recognised_and_not_opened(kind: str) -> None:
     for disk in ("qcow2", "raw", "vhd"):

@@ -439,16 +439,31 @@ async def test_a_child_is_ended_when_its_time_is_over() -> None:
     said = list[float]()
     child = convert._Child([BASH, "-c", "echo began; while :; do :; done"], (0, 1), said.append)
 
-    end = await child.end(0.5)
+    end = await child.end(0.5, lambda: True)
 
     assert end == convert.End(None, "began")
     assert children(os.getpid()) == []
 
 
+async def test_a_child_stands_still_while_it_is_not_certain_that_it_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convert, "LOOK_S", 0.01)
+    certain, child = False, convert._Child([BASH, "-c", "sleep 0.5; exit 7"], (0, 1), lambda percent: None)
+    stat = Path(f"/proc/{child._process.pid}/stat")
+
+    end = asyncio.create_task(child.end(30, lambda: certain))
+    while stat.read_text().rsplit(")", 1)[1].split()[0] != "T":
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(1)
+    assert not end.done()
+    certain = True
+
+    assert (await end).status == 7
+
+
 async def test_of_endless_words_only_the_last_are_kept() -> None:
     child = convert._Child([BASH, "-c", "for i in {1..30000}; do echo word $i; done; exit 7"], (0, 1), lambda percent: None)
 
-    end = await child.end(30)
+    end = await child.end(30, lambda: True)
 
     assert end.status == 7
     assert end.said.endswith("word 30000")

@@ -2,12 +2,13 @@
 
 import asyncio
 import ipaddress
+import re
 import socket
 from collections.abc import Sequence
 
 import pytest
 
-from ikon.config import Egress, Settings
+from ikon.config import Egress, Events, Settings
 from ikon.problems import SourceNotAllowed
 from ikon.transfer.egress import Gate, Target, is_own, take_apart, why_not
 
@@ -159,7 +160,7 @@ def test_a_redirect_passes_the_same_gate(base: str, location: str, comes: str) -
     [
         (["10.1.0.0/16"], ["10.1.2.3", "::ffff:10.1.2.3", "64:ff9b::a01:203"], ["10.2.0.1", "127.0.0.1", "192.168.0.1", "169.254.169.254"]),
         (["10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7"], ["100.64.0.1", "fd00::1"], ["127.0.0.1", "::1", "100.100.100.200", "fd00:ec2::254"]),
-        (["127.0.0.0/8"], ["127.0.0.1", "127.9.9.9", "::ffff:127.0.0.1"], ["::1", "0.0.0.0", "10.0.0.1"]),
+        (["127.0.0.0/8"], ["127.0.0.1", "127.9.9.9", "::ffff:127.0.0.1"], ["::1", "0.0.0.0", "10.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::1"]),
         (["::1/128"], ["::1"], ["127.0.0.1", "::", "fe80::1"]),
     ],
 )  # fmt: skip
@@ -202,11 +203,53 @@ async def test_servers_that_ikon_stands_on_are_closed_whatever_is_opened() -> No
     settings = Settings(database="postgresql+psycopg://u:p@db.internal:5432/ikon?host=10.0.0.8,10.0.0.9:5433")
     assert settings.own_servers == ["db.internal", "10.0.0.8", "10.0.0.9"]
     assert Settings(database="sqlite:////var/lib/ikon.db").own_servers == []
+    bus = Events(notifications="rabbit://u:p@10.0.0.6:5672,u:p@[fd00::6]:5672/ikon")
+    assert Settings(broker="amqp://u:p@mq.internal/v", events=bus).own_servers == ["mq.internal", "10.0.0.6", "fd00::6"]
 
     wide = gate("10.0.0.9", closed=["10.0.0.9"], allowed_networks=["10.0.0.0/8"])
     assert await judged(wide, "http://name.example/") == "refused"
     by_name = gate(["10.0.0.7"], closed=["db.internal"], allowed_networks=["10.0.0.0/8"])
     assert await judged(by_name, "http://name.example/") == "refused"
+
+
+async def test_where_the_operator_chose_the_url_inside_addresses_and_all_ports_are_open_and_what_is_never_a_source_stays_closed() -> None:
+    for address in ("127.0.0.1", "10.0.0.9", "::1", "fd00::1", "8.8.4.4", "8.8.8.8"):
+        door = gate(address, closed=["10.0.0.9"])
+        target = door.target("http://images.example:9292/v2", chosen=True)
+        assert [str(found) for found in await door.addresses(target)] == [address]
+        assert target.chosen
+    for address in ("169.254.169.254", "100.100.100.200", "0.0.0.0", "224.0.0.1", "fe80::1", "192.0.2.1", "240.0.0.1"):
+        door = gate(address)
+        with pytest.raises(ValueError, match=re.escape(address)):
+            await door.addresses(door.target("http://images.example:9292/v2", chosen=True))
+    with pytest.raises(SourceNotAllowed):
+        gate("8.8.8.8").target("http://169.254.169.254/", chosen=True)
+
+
+def test_only_a_redirect_within_a_chosen_origin_is_as_free_as_it() -> None:
+    door = gate("8.8.8.8")
+    first = door.target("http://127.0.0.1:9292/v2/images", chosen=True)
+
+    within = door.target("/v2/other", first)
+    assert within.chosen
+    away = door.target("http://public.example/", within)
+    assert not away.chosen
+    for url in ("http://127.0.0.1/", "http://127.0.0.1:9293/v2", "http://10.0.0.1/", "http://public.example:9292/"):
+        with pytest.raises(SourceNotAllowed):
+            door.target(url, first)
+    with pytest.raises(SourceNotAllowed):
+        door.target("http://127.0.0.1:9292/v2", away)  # back again
+
+
+@pytest.mark.parametrize("address", ["::ffff:10.0.0.9", "64:ff9b::10.0.0.9", "2002:a00:9::1"])
+async def test_an_address_inside_another_is_as_closed_as_by_itself(address: str) -> None:
+    opened = {"allowed_networks": ["10.0.0.0/8"]}
+    closed = gate(address, closed=["10.0.0.9"], **opened)
+    assert await judged(closed, "http://name.example/") == "refused"
+    assert await judged(closed, f"http://[{address}]/") == "refused"
+
+    own = Gate(Egress(**opened), lambda host: asyncio.sleep(0, [address]), own=lambda asked: str(asked) == "10.0.0.9")
+    assert await judged(own, "http://name.example/") == "refused"
 
 
 async def test_the_ports_are_those_of_the_setting_and_the_scheme_s_own_counts() -> None:

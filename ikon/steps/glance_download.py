@@ -1,0 +1,116 @@
+"""Fetch an image's data, formats and some of its properties from another image service into the staging store."""
+
+import base64
+from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Connection
+
+from ikon.config import Region
+from ikon.db import images
+from ikon.kit import Kit
+from ikon.model.image import Image
+from ikon.model.job import Job
+from ikon.model.remote import RECORD_BYTES, Remote, open_to, parse, taken_over
+from ikon.problems import Conflict, RegionDown, SourceBroken, SourceDenied, SourceTooLarge, SourceUnreachable
+from ikon.seal import unseal
+from ikon.steps import staging
+from ikon.steps.base import Work
+from ikon.steps.web_download import compared
+from ikon.transfer.attempts import Attempt
+from ikon.transfer.fetch import PASSING
+from ikon.transfer.intake import Bounds, Facts, lost
+
+
+class GlanceDownload:
+    """Reads the remote image's record, then its data; both must fit. A region that does not answer is asked again later."""
+
+    name = "glance-download"
+
+    async def run(self, kit: Kit, work: Work) -> None:
+        """See Step."""
+        asked, limits = work.job.input["request"], kit.settings.limits
+        region, headers = self._region(kit, work.job)
+        url = f"{region.url.rstrip('/').removesuffix('/v2')}/v2/images/{asked['remote_id']}"
+        with _told(asked["region"], asked["remote_id"]):
+            remote = await self._look(kit, work.job, url, headers, region)
+        if remote.size is not None and remote.size > limits.image_bytes:
+            raise SourceTooLarge(because=f"its record says {remote.size} bytes, {limits.image_bytes} are allowed")
+
+        async def fill(attempt: Attempt) -> Facts:
+            with _told(asked["region"], asked["remote_id"]):
+                async with kit.fetcher.open(
+                    f"{url}/file", limit=limits.image_bytes, headers=headers, chosen=True, compared=remote.digest is not None
+                ) as source:
+                    if source.size is None and remote.size is None and remote.digest is None:
+                        raise SourceBroken("The region tells neither size nor digest of the image: a part could pass for the whole")
+                    if remote.size is not None:
+                        await kit.intake.reserve(attempt, remote.size)
+                        await staging.admit(kit, work, remote.size)
+                    blocks = staging.watched(compared(_whole(source, remote, source.size), remote.digest), work, remote.size)
+                    return await kit.intake.take_in(attempt, blocks, Bounds(remote.size, limits.image_bytes))
+
+        notes = {"promised": remote.size} if remote.size is not None else {}
+        await staging.anew(kit, work, fill, lambda image: taken_over(image, remote, limits.properties), notes)
+
+    def _region(self, kit: Kit, job: Job) -> tuple[Region, dict[str, str]]:
+        """Where to ask, and with what to prove who asks."""
+        name = job.input["request"]["region"]
+        region = kit.settings.regions.get(name)
+        if region is None:
+            raise Conflict(f"No region {name} is configured where this import is worked on. Configured: {', '.join(kit.settings.regions)}")
+        if region.user:
+            given = base64.b64encode(f"{region.user}:{region.password}".encode()).decode()
+            return region, {"Authorization": f"Basic {given}"}
+        sealed = job.input.get("token")
+        return region, {"X-Auth-Token": unseal(kit.settings.secret, sealed, job.id)} if sealed else {}
+
+    async def _look(self, kit: Kit, job: Job, url: str, headers: dict[str, str], region: Region) -> Remote:
+        """The remote image's record. One that its project would not get by itself is answered like one that does not exist."""
+        try:
+            async with kit.fetcher.open(url, limit=RECORD_BYTES, headers=headers, chosen=True) as source:
+                body = b"".join([block async for block in source])
+        except SourceTooLarge as problem:
+            raise SourceBroken("The remote image's record is too long", because=problem.because) from None
+        remote = parse(body, job.input["request"]["remote_id"], region.properties)
+        image = await kit.db.read(_image, job)
+        if "X-Auth-Token" not in headers and not open_to(remote, image, job.input["roles"]):
+            raise SourceDenied(404, because=f"it is {remote.visibility} in a project that is not this image's")
+        return remote
+
+    async def undo(self, kit: Kit, work: Work) -> None:
+        """See WebDownload: no data is left. Formats and properties that were taken over stay."""
+
+
+def _image(conn: Connection, job: Job) -> Image:
+    image = images.get(conn, job.image_id or "")
+    if image is None:
+        raise lost(conn, job.image_id or "")
+    return image
+
+
+@contextmanager
+def _told(region: str, image_id: str) -> Iterator[None]:
+    """Problems of a source in the words of a region: whoever asks knows no URL of it, and need not be kept from knowing that it is down."""
+    try:
+        yield
+    except SourceUnreachable as problem:
+        raise RegionDown(region, problem.because) from problem
+    except SourceDenied as problem:
+        if problem.code in PASSING:
+            raise RegionDown(region, problem.because) from problem
+        raise SourceDenied(problem.code, f"Region {region} does not give image {image_id}", because=problem.because) from None
+
+
+async def _whole(blocks: AsyncIterable[bytes], remote: Remote, announced: int | None) -> AsyncIterator[bytes]:
+    """The data, ended by SourceBroken unless it has as many bytes as the record says."""
+    done, wanted = 0, remote.size
+    if None not in (announced, wanted) and announced != wanted:
+        raise SourceBroken(f"The region gives {announced} bytes of an image of {wanted}")
+    async for block in blocks:
+        done += len(block)
+        if wanted is not None and done > wanted:
+            raise SourceBroken(f"The region gives more than the {wanted} bytes of the image")
+        yield block
+    if wanted is not None and done < wanted:
+        raise SourceBroken(f"The region gives {done} bytes of an image of {wanted}")

@@ -1,0 +1,68 @@
+"""A server with a policy file: its rules decide, lists leave out what they refuse, and the operator at the socket stays free."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.wire.server import COMMAND, Ikon, Persona, someone
+
+RULES = {
+    "context_is_admin": "role:cloud_admin",
+    "get_image": "rule:context_is_admin or (role:reader and not 'yes':%(secret)s)",
+    "publicize_image": "rule:context_is_admin or role:publisher",
+    "tasks_api_access": "!",
+}
+
+
+@pytest.fixture(scope="module")
+def ikon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ikon]:
+    directory: Path = tmp_path_factory.mktemp("ikon")
+    (directory / "policy.json").write_text(json.dumps(RULES))
+    with Ikon(directory / "server", policy={"file": str(directory / "policy.json")}) as server:
+        yield server
+        assert (server.stop(), server.unforeseen()) == (0, [])
+
+
+def test_what_a_rule_hides_is_not_found_and_not_listed_and_pages_are_full_without_it(ikon: Ikon) -> None:
+    who = someone()
+    names = [f"{n}" for n in range(20)]
+    for at, name in enumerate(names):
+        ikon.create(who=who, name=name, secret="yes" if at % 3 else "no")
+
+    found = [image["name"] for page in ikon.walk("?sort=created_at:asc&limit=2", who=who) for image in page]
+    hidden = ikon.ids("?name=1", who=Persona(who.project, "cloud_admin,reader"))
+
+    assert found == names[::3]
+    assert len(hidden) == 1
+    assert ikon.get(f"/v2/images/{hidden[0]}", who=who).status == 404
+    assert ikon.patch(hidden[0], [{"op": "replace", "path": "/name", "value": "x"}], who=who).status == 404
+
+
+def test_the_file_says_who_is_an_administrator(ikon: Ikon) -> None:
+    image = ikon.create(who=someone())["id"]
+
+    assert ikon.get(f"/v2/images/{image}", who=Persona("operators", "cloud_admin")).status == 200
+    assert ikon.get(f"/v2/images/{image}", who=Persona("operators", "admin,member,reader")).status == 404
+
+
+def test_a_role_of_the_operators_own_may_publish(ikon: Ikon) -> None:
+    who = someone()
+    image = str(ikon.create(who=who)["id"])
+    change = [{"op": "replace", "path": "/visibility", "value": "public"}]
+
+    assert ikon.patch(image, change, who=who).status == 403
+    assert ikon.patch(image, change, who=Persona(who.project, "member,reader,publisher")).status == 200
+
+
+def test_what_is_for_nobody_is_refused_to_administrators_too(ikon: Ikon) -> None:
+    assert ikon.get("/v2/tasks", who=Persona("operators", "cloud_admin")).status == 403
+
+
+def test_the_operator_at_the_socket_is_held_back_by_no_rule(ikon: Ikon) -> None:
+    done = subprocess.run([COMMAND, "jobs", "list", "--config", ikon.config], env=os.environ, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
