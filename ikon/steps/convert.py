@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 import msgspec
 from sqlalchemy import Connection
 
-from ikon.db import images, jobs
+from ikon.db import images
 from ikon.db.copies import Copy
 from ikon.formats.inspector import PLAIN, Inspector, Verdict
 from ikon.kit import Kit
 from ikon.model.image import Image
-from ikon.model.job import Job, converting_queue, plain_queue
+from ikon.model.job import Job, converting_queue
 from ikon.steps import staging
 from ikon.steps.base import NotNow, Work
 from ikon.transfer.attempts import Attempt
@@ -50,7 +50,7 @@ class Convert:
         verdict = await self._inspected(kit, image, staged)
         found = "raw" if verdict.format in PLAIN else verdict.format
         if image.container_format != "bare" or found not in READ or verdict.virtual_size is None or not verdict.disk_bytes:
-            await work.end(_end)
+            await work.end(lambda conn, job: {})
             return
         if found == wanted:
             await work.end(functools.partial(_put_right, disk_format=wanted))
@@ -92,15 +92,9 @@ def _put_right(conn: Connection, job: Job, disk_format: str) -> dict[str, Any]:
         raise lost(conn, job.image_id or "")
     if image.disk_format != disk_format:
         images.save(conn, image, msgspec.structs.replace(image, disk_format=disk_format))
-    return _end(conn, job)
+    return {}
 
 
 def turns(kit: Kit) -> Turns:
     """Turns to convert, on this node."""
     return Turns(kit.settings.run, "convert", kit.settings.conversion.at_once)
-
-
-def _end(conn: Connection, job: Job) -> dict[str, Any]:
-    """There was nothing to convert, and there is no turn to wait for any more."""
-    jobs.route(conn, job, plain_queue(job.queue))
-    return {}

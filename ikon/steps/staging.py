@@ -14,7 +14,7 @@ from ikon.db import copies, images, jobs
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import Image
-from ikon.model.job import ANY, Job, node_queue
+from ikon.model.job import Job, node_queue
 from ikon.problems import StagedDataGone, StoreFull
 from ikon.service.data import drop_staged, new_attempt, record
 from ikon.steps.base import Work
@@ -57,7 +57,7 @@ async def anew(
     async with kit.intake.undoing(ctx, attempt):
         await kit.db.write(_begin, work.job, record(kit, attempt, 0))
         facts = await fill(attempt)
-        queue = node_queue(kit.lease.node) if kit.stores[STAGING].local else ANY
+        queue = node_queue(kit.lease.node) if kit.stores[STAGING].local else None
         await work.end(
             functools.partial(_finish, copy_id=attempt.copy_id, me=kit.lease.id, size=facts.size, queue=queue, changes=changes, notes=notes)
         )
@@ -95,14 +95,15 @@ def _begin(conn: Connection, job: Job, row: Copy) -> None:
 
 
 def _finish(
-    conn: Connection, job: Job, *, copy_id: str, me: str, size: int, queue: str, changes: Changes, notes: Mapping[str, Any]
+    conn: Connection, job: Job, *, copy_id: str, me: str, size: int, queue: str | None, changes: Changes, notes: Mapping[str, Any]
 ) -> dict[str, Any]:
     image = images.lock(conn, job.image_id or "")
     if image is None or not copies.finish(conn, copy_id, me, size):
         raise lost(conn, job.image_id or "")
     drop_staged(conn, image.id, keep=copy_id)
     images.save(conn, image, msgspec.structs.replace(image, size=size, **changes(image)))
-    jobs.route(conn, job, queue)  # where the directory is a node's own, only that node can go on
+    if queue is not None:
+        jobs.route(conn, job, queue)  # only this node can go on
     return {"staged": copy_id, **notes}
 
 

@@ -353,9 +353,10 @@ def _give_up(conn: Connection, ctx: Context, image_id: str, copy_id: str, me: st
     """Claim an attempt for undoing, and queue its image again if it was saving. See copies.claim_undo for what comes back."""
     image = images.lock(conn, image_id)
     claim = copies.claim_undo(conn, copy_id, me)
-    if claim == "lost" and image is not None and image.status == "queued" and isinstance(why, (ImageTooLarge, QuotaExceeded, StoreFull)):
+    if claim == "lost" and image is not None and image.status == "queued" and isinstance(why, (ImageTooLarge, QuotaExceeded)):
         events.failed(conn, ctx, "image.upload.refused", image, why)  # before its first byte, by limits that only those meet who may upload
-    if claim == "claimed" and image is not None and image.status in TAKING_IN:
+    refused = claim == "lost" and image is not None and image.status == "queued" and isinstance(why, StoreFull)
+    if image is not None and (refused or (claim == "claimed" and image.status in TAKING_IN)):
         queue_again(conn, ctx, image, why)
     return claim
 

@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 from ikon import log
 from ikon.db import images, jobs
 from ikon.kit import Kit
-from ikon.model.job import ANY, ENDED, Job, Limits, converting_queue, is_worn_out, may_try_again, node_queue, retry_in_s
+from ikon.model.job import ANY, ENDED, Job, Limits, converting_queue, is_worn_out, may_try_again, node_queue, plain_queue, retry_in_s
 from ikon.problems import Cancelled, ImageDeleted, Interrupted, OutcomeUnknown, Problem, ServerFailed, Unavailable, WornOut
 from ikon.steps.base import Change, NotNow, Step, Stopped
 from ikon.steps.convert import turns
@@ -272,6 +272,8 @@ def _end_step(conn: Connection, job: Job, number: int, change: Change, *, last: 
         return None
     if held.step == number:
         return held  # our own commit went through, and its answer was lost
+    if held.queue != plain_queue(held.queue):
+        jobs.route(conn, held, plain_queue(held.queue))  # it waits for no turn any more
     after = change(conn, job)
     jobs.end_step(conn, job, number, {**job.checkpoint, **after})
     if last:

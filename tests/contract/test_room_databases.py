@@ -101,7 +101,7 @@ async def test_what_was_written_of_a_promise_does_not_count_twice_and_its_end_gi
     await asyncio.wait([first])
 
     assert isinstance(refused, RoomPromised)
-    assert str(refused).startswith("Store two has no room for this: 2097152 bytes are asked for, ")
+    assert str(refused).startswith("Store two is too full for this: 2097152 bytes are asked for, ")
     assert "are promised to others. Its setting is [stores.two]" in str(refused)
     assert await put(kit, large, 4 * MIB, store="two") is None
 
@@ -127,7 +127,7 @@ async def test_what_fits_nowhere_is_refused_by_name_and_leaves_nothing(kit: Kit,
     problem = await put(kit, gate, 9 * MIB, announced=announced)
 
     assert type(problem) is StoreFull
-    assert "The staging area has no room for this" in str(problem)
+    assert "The staging area is too full for this" in str(problem)
     assert "Its setting is [staging] path" in str(problem)
     assert (gate.begun, problem.status) == (0 if announced else 1, TooLarge.status)
     assert await put(kit, gate, 7 * MIB) is None

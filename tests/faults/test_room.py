@@ -60,7 +60,7 @@ def test_room_that_was_promised_to_a_killed_server_is_free_at_its_next_start(ser
     server.start()
 
     assert (refused.status, refused.reason) == (413, "Request Entity Too Large")
-    assert refused.message.startswith("Store one has no room for this: 5242880 bytes are asked for, ")
+    assert refused.message.startswith("Store one is too full for this: 5242880 bytes are asked for, ")
     assert "are promised to others. Its setting is [stores.one]" in refused.message
     assert str(small_disk) not in refused.message
     assert upload(server, 6 * MIB).status == 204
@@ -75,7 +75,7 @@ def test_an_import_without_room_says_so_in_its_task_and_goes_on_with_its_data_wh
 
     image = job["image"]
     task = server.get(f"/v2/images/{image}/tasks").json["tasks"][0]
-    assert task["message"].startswith("Store one has no room for this: 3145728 bytes are asked for, ")
+    assert task["message"].startswith("Store one is too full for this: 3145728 bytes are asked for, ")
     assert str(small_disk) not in task["message"]
     assert server.show(image)["status"] == "uploading"
     assert server.post(f"/ikon/v1/jobs/{job['id']}/retry", who=ADMIN).status == 200
@@ -97,5 +97,5 @@ def test_a_conversion_without_room_for_its_result_does_not_begin(server: Ikon, t
     job = imported(server, disk.read_bytes(), "failed", disk_format="qcow2")
 
     assert job["step"] == "convert"
-    assert job["reason"].startswith("The staging area has no room for this: 67108864 bytes are asked for, ")
+    assert job["reason"].startswith("The staging area is too full for this: 67108864 bytes are asked for, ")
     assert "Its setting is [staging] path" in job["reason"]
