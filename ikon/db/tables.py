@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 #: The revision of the newest file in migrations/versions.
-SCHEMA = "0006"
+SCHEMA = "0007"
 
 metadata = sa.MetaData()
 
@@ -184,6 +184,7 @@ deliveries = sa.Table(
     sa.Column("not_before", sa.BigInteger, nullable=False),
     sa.Column("parked", sa.Boolean, nullable=False),  # tried no more until a server starts
     sa.Index("deliveries_image", "sink", "image_id", "n"),
+    sa.Index("deliveries_due", "sink", "parked", "not_before", "n", "image_id"),
 )
 
 usage = sa.Table(
