@@ -6,7 +6,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help install run check test full journey bench docs lint format clean
 
-PYTEST = .venv/bin/python -m pytest
+# files of tests side by side, one for each processor
+PYTEST = .venv/bin/python -m pytest -n auto --dist loadfile
 ARGS ?=
 PYTEST_ARGS ?=
 
