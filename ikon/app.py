@@ -9,7 +9,7 @@ import resource
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 import uvicorn
 
@@ -50,13 +50,8 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  #: malloc.h
 @contextlib.asynccontextmanager
 async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> AsyncIterator[Kit]:
     """All parts, ready to work, and let go of in order. processes: what runs by itself, to be run by hand too. Raises StartError."""
-    stores, fetcher = open_stores(settings), Fetcher(settings)
-    if settings.policy.file:
-        from ikon.policyfile import PolicyFile  # half a second that a server without one does not pay
-
-        policy.follow(PolicyFile(settings.policy.file))
-    senders = events.senders(settings, lambda setting, url: Poster(fetcher, setting, url).post)
-    keystone = Keystone(settings) if settings.identity == "keystone" else None
+    stores = open_stores(settings)
+    fetcher, senders, keystone = _outside(settings)
     db = Database(settings.database, sinks=events.sinks(settings))
     lease = Lease(db, settings.node, settings.run)
     await lease.start()
@@ -72,12 +67,28 @@ async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> Asy
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)
         await db.close()
-        for part in (queue, intake, fetcher, passwords, stores):
+        for part in (queue, intake, passwords, stores):
             part.close()
-        for sender in senders.values():
-            sender.close()
-        if keystone is not None:
-            keystone.close()
+        _let_go(fetcher, senders, keystone)
+
+
+def _outside(settings: Settings) -> tuple[Fetcher, dict[str, events.Sender], Keystone | None]:
+    """What speaks to others, none of whom is spoken to yet; and an operator's rules in force. Raises StartError."""
+    if settings.policy.file:
+        from ikon.policyfile import PolicyFile  # half a second that a server without one does not pay
+
+        policy.follow(PolicyFile(settings.policy.file))
+    fetcher = Fetcher(settings)
+    senders = events.senders(settings, lambda setting, url: Poster(fetcher, setting, url).post)
+    return fetcher, senders, Keystone(settings) if settings.identity == "keystone" else None
+
+
+def _let_go(fetcher: Fetcher, senders: Mapping[str, events.Sender], keystone: Keystone | None) -> None:
+    fetcher.close()
+    for sender in senders.values():
+        sender.close()
+    if keystone is not None:
+        keystone.close()
 
 
 def serve(settings: Settings, when_ready: Callable[[], None]) -> None:
@@ -131,7 +142,9 @@ def prepare(settings: Settings) -> int | None:
         schema.require(engine)
     finally:
         engine.dispose()
-    open_stores(settings).close()  # what they cannot work with is said now, once, and not by each server process
+    # what these cannot work with is said now, once, and not by each server process
+    open_stores(settings).close()
+    _let_go(*_outside(settings))
     return lock
 
 

@@ -23,6 +23,8 @@ from ikon.problems import StartError
 MIB = 1 << 20
 #: Beginnings of variables that are ours; `IKON_QUOTA__BYTES` sets `[quota] bytes`.
 PREFIX = "IKON_"
+#: Settings whose values no message repeats, beside those with "secret" or "password" in their name.
+SECRETS = ("broker", "database", "events.notifications")
 #: An origin in the one form in which browsers send it (RFC 6454, 6.2).
 ORIGIN = re.compile(r"(http(?!.*:80$)|https(?!.*:443$))://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
 #: A region's endpoint, on which all readers of URLs agree; the fetcher reads it more strictly still.
@@ -372,6 +374,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             parts.hostname or "",
             *(host.split(":")[0] for given in parse_qs(parts.query).get("host", []) for host in given.split(",")),
             urlsplit(self.broker).hostname or "",
+            urlsplit(self.keystone.url).hostname or "",
+            *(server.rpartition(":")[0].strip("[]") for server in self.keystone.memcached),
             # a bus may be named as several, `rabbit://USER:PASSWORD@ONE:5672,USER:PASSWORD@OTHER:5672/`
             *(urlsplit(f"//{each}").hostname or "" for each in urlsplit(self.events.notifications).netloc.split(",")),
         ]
@@ -490,7 +494,8 @@ def explain(error: msgspec.ValidationError, raw: Any, kind: Any, origin: Mapping
     for part in path:
         given = given.get(part) if isinstance(given, Mapping) else given
     key = ".".join(filter(None, [where, *path]))
-    said = "is missing" if missing else "is no setting" if unknown else f"= {given!r}"  # what is misspelled may be a secret
+    shown = "..." if re.search(r"secret|password", key) or key in SECRETS else repr(given)
+    said = "is missing" if missing else "is no setting" if unknown else f"= {shown}"  # what is misspelled may be a secret
     source = origin.get(path[0] if path else "", "")
     return f"config: {key} {said}{source and f' ({source})'}: {text}. {allowed}".rstrip()
 

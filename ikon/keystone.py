@@ -100,7 +100,11 @@ class Keystone:
             if key not in self._asked:  # many requests with one token ask once
                 self._asked[key] = asyncio.create_task(self._find(key, text, expired=expired))
                 self._asked[key].add_done_callback(lambda _: self._asked.pop(key, None))
-            kept = await asyncio.shield(self._asked[key])
+            try:
+                async with asyncio.timeout(2 * self._settings.timeout_s):  # the others in front of it may all be waiting for Keystone
+                    kept = await asyncio.shield(self._asked[key])
+            except TimeoutError:
+                raise IdentityDown(retry_after_s=AGAIN_S) from None
         else:
             metrics.TOKENS.labels("memory").inc()
         token = kept.token

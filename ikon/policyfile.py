@@ -15,6 +15,14 @@ from ikon.model.image import Image, shared
 from ikon.policy import ADMIN_RULE, RULES
 from ikon.problems import StartError
 
+#: Rules that are no operation, by which files of OpenStack's image service may name what they do not say themselves.
+NAMED = {
+    "default": "",
+    "service_api": "role:service or role:admin",
+    "metadef_default": "",
+    "metadef_admin": "rule:context_is_admin",
+}
+
 if TYPE_CHECKING:
     from oslo_policy.policy import Enforcer
 
@@ -113,6 +121,7 @@ def _read(path: str) -> "Enforcer":
     conf.set_override("policy_dirs", [], group="oslo_policy")
     enforcer = policy.Enforcer(conf, policy_file=os.path.abspath(path or os.devnull))
     enforcer.register_defaults([policy.RuleDefault(name, rule.text, scope_types=SCOPES) for name, rule in RULES.items()])
+    enforcer.register_defaults([policy.RuleDefault(name, text) for name, text in NAMED.items()])
     enforcer.load_rules()
     enforcer.use_conf = False  # or it looks at the file before each answer, and others see half of the rules
     enforcer.check_rules(raise_on_violation=True)

@@ -45,8 +45,10 @@ class Identity:
     async def context(self, request: Request, request_id: str) -> Context:
         """The caller of one request. Raises Unauthenticated, Forbidden, HeadersTooLarge, TooManyTries, Busy, IdentityDown."""
         client, headers = request.scope["client"], request.headers
-        if client is None:  # the Unix socket: only this server's own user can connect to it
+        if request.scope["server"][1] is None:  # the Unix socket: only this server's own user can connect to it
             return Context("operator", "default", "default", ADMIN_ROLES, request_id=request_id, local=True)
+        if client is None:  # the connection is over: nobody knows any more whose it was
+            raise Unauthenticated(UNVERIFIED)
         if self._mode == "none":
             self._refuse_web_pages(headers)
             return Context("admin", "default", "default", ADMIN_ROLES, request_id=request_id)
@@ -93,7 +95,7 @@ class Identity:
         service = await keystone.token(headers["x-service-token"]) if "x-service-token" in headers else None
         passed_on = service is not None and not service.roles.isdisjoint(self._service_roles)
         token = await keystone.token(headers.get("x-auth-token", ""), expired=passed_on)
-        if token is None or not (passed_on or token.allows(request.method, request.url.path)):
+        if token is None or not (passed_on or token.allows(request.method, request.scope["path"])):
             raise Unauthenticated(UNVERIFIED, headers={"WWW-Authenticate": f'Keystone uri="{self._uri}"'})
         return Context(
             user=token.user,

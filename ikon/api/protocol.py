@@ -67,6 +67,8 @@ class Connection(TimedConnection):
         if raw.family in INTERNET:  # asyncio leaves it out on sockets that uvicorn bound, and every small answer takes 40 ms
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
+            if self.client is None:  # it is over already, and has no address to be judged by
+                transport.abort()
         self.head_due = self.loop.time() + self.limits.header_timeout_s
         self._look_by(self.head_due)
         if self.limits.connections_per_address and self.client and not _is_loopback(self.client[0]):

@@ -50,7 +50,7 @@ def engine(url: str, *, limits: bool, reads: bool = False) -> sa.Engine:
             )
         else:
             raise StartError(f"database: {kind} is not known. Use sqlite, mysql+pymysql, mysql+mysqldb or postgresql+psycopg")
-        made = sa.create_engine(parsed, poolclass=sa.NullPool, connect_args=args, **options)
+        made = sa.create_engine(parsed, poolclass=sa.NullPool, connect_args=args, hide_parameters=True, **options)
     except (ArgumentError, NoSuchModuleError, ImportError) as error:
         raise StartError(f"database: the URL cannot be used: {error}") from error
     if kind == "sqlite":

@@ -63,7 +63,7 @@ class Walk:
             self.found, steps = [], self._begin()
         until = time.monotonic() + TURN_S
         for image in steps:
-            if image is not None and self._shown(image):
+            if image is not None:
                 self.found.append(image)
                 if len(self.found) == self._listing.limit:
                     return True
@@ -76,7 +76,9 @@ class Walk:
         listing, marker = self._listing, None
         if listing.marker is not None:
             marker = images.get(self._conn, listing.marker)
-            if marker is None or not visible(self._ctx, marker):  # one answer for both: a marker tells nobody what there is
+            if (
+                marker is None or not visible(self._ctx, marker) or not self._shown(marker)
+            ):  # one answer for both: a marker tells nobody what there is
                 raise BadValue(f"No image found with ID {listing.marker}")
         self._scopes = Scopes(terms.key(self._conn), listing.os_hidden)
         branches = self._scopes.branches(self._ctx, listing)
@@ -213,7 +215,8 @@ class Walk:
             yield None
 
     def _matches(self, image: Image) -> bool:
-        return includes(self._ctx, self._listing, image) and all(each.test(image) for each in self._listing.filters)
+        fits = includes(self._ctx, self._listing, image) and all(each.test(image) for each in self._listing.filters)
+        return fits and self._shown(image)
 
     def _order(self, sorts: Sorts) -> Callable[[Image], Any]:
         """What images are compared by: values as the index has them, upside down where they descend."""

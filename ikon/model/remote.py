@@ -57,12 +57,12 @@ def parse(body: bytes, image_id: str, prefixes: Sequence[str]) -> Remote:
     )
 
 
-def open_to(remote: Remote, image: Image, roles: Sequence[str]) -> bool:
-    """Whether somebody with these roles may have a remote image in this image's project, where Ikon itself looked it up.
+def open_to(remote: Remote, image: Image, *, admin: bool) -> bool:
+    """Whether somebody, an administrator here or not, may have a remote image in this image's project, where Ikon itself looked it up.
 
     To whom the image's own service shows it does not count then: it was Ikon who asked. A project has the same id in all regions.
     """
-    return "admin" in roles or remote.visibility in ("public", "community") or (remote.owner is not None and remote.owner == image.owner)
+    return admin or remote.visibility in ("public", "community") or (remote.owner is not None and remote.owner == image.owner)
 
 
 def taken_over(image: Image, remote: Remote, limit: int) -> dict[str, Any]:

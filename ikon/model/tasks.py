@@ -43,6 +43,9 @@ def parse(params: list[tuple[str, str]], page: int, page_max: int) -> Tasks:
         raise BadValue(f"Invalid status value: {status}. It must be one of {', '.join(dict.fromkeys(STATES.values()))}.")
     if kind is not None and kind not in TYPES:
         raise BadValue(f"Invalid type value: {kind}. It must be one of {', '.join(TYPES)}.")
+    for name in ("owner", "image_id", "user_id"):
+        if "\0" in last.get(name, ""):
+            raise BadValue(f"{name} must not contain the character NUL")
     if marker is not None and not UUID.fullmatch(marker):
         raise BadValue("Invalid marker format")
     if last.get("sort_key", "created_at") not in SORT_KEYS:

@@ -144,7 +144,7 @@ def _enqueue(
 def _asked(kit: Kit, ctx: Context, request: Request, job_id: str) -> dict[str, Any]:
     """What a job must know of who asked and for what. A caller's token is sealed: for a region that judges by itself."""
     given = {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
-    asked = {"request": given, "steps": _steps(kit, request), "roles": sorted(ctx.roles)}
+    asked = {"request": given, "steps": _steps(kit, request), "roles": sorted(ctx.roles), "admin": ctx.admin}
     passed_on = request.region is not None and not kit.settings.regions[request.region].user
     if passed_on and ctx.token and kit.settings.secret:
         asked["token"] = seal(kit.settings.secret, ctx.token, job_id)

@@ -60,7 +60,7 @@ class GlanceDownload:
             raise SourceBroken("The remote image's record is too long", because=problem.because) from None
         remote = parse(body, job.input["request"]["remote_id"], region.properties)
         image = await kit.db.read(_image, job)
-        if "X-Auth-Token" not in headers and not open_to(remote, image, job.input["roles"]):
+        if "X-Auth-Token" not in headers and not open_to(remote, image, admin=job.input["admin"]):
             raise SourceDenied(404, because=f"it is {remote.visibility} in a project that is not this image's")
         return remote
 

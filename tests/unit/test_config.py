@@ -213,3 +213,13 @@ def test_a_wrong_broker_is_refused_without_its_secret(url: str) -> None:
     assert "broker" in str(refused.value)
     assert "amqp://USER:PASSWORD@HOST" in str(refused.value)
     assert "hush" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text", ['broker = ["geheim"]', 'secret = ["geheim"]', '[events]\nwebhook_secret = ["geheim"]', '[keystone]\npassword = ["geheim"]']
+)
+def test_a_secret_of_the_wrong_type_is_not_repeated(tmp_path: Path, text: str) -> None:
+    with pytest.raises(StartError) as error:
+        settings(tmp_path, text)
+
+    assert "geheim" not in str(error.value)

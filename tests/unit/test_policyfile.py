@@ -156,3 +156,16 @@ def test_the_command_refuses_a_broken_file(tmp_path: Path) -> None:
     done = ikon("check", file=written(tmp_path, '"add_image": "role:'))
 
     assert (done.returncode, done.stderr.startswith(f"ikon: config: policy.file: {tmp_path}/policy.yaml: ")) == (2, True)
+
+
+def test_a_file_may_name_the_rules_that_openstacks_own_files_name(tmp_path: Path) -> None:
+    names = {
+        "get_task": "default",
+        "stores_info_detail": "service_api",
+        "get_metadef_namespace": "metadef_default",
+        "add_metadef_tag": "metadef_admin",
+    }
+    file = PolicyFile(written(tmp_path, "".join(f'"{name}": "rule:{rule}"\n' for name, rule in names.items())))
+
+    assert file.holds("stores_info_detail", Context("nova", "service", roles=frozenset(("service",))), None, None)
+    assert not file.holds("stores_info_detail", MEMBER, None, None)

@@ -1,5 +1,7 @@
 """Who asks: identities from headers that a middleware sets, and the server without identities."""
 
+import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,3 +127,18 @@ def test_the_socket_of_the_operator_is_open_to_its_user_alone(open_house: Ikon) 
     run = Path(open_house.directory, "data", "run")
 
     assert (run.stat().st_mode & 0o777, (run / "ikon.sock").stat().st_mode & 0o777) == (0o700, 0o600)
+
+
+def test_who_resets_the_connection_is_nobody(ikon: Ikon) -> None:
+    """A socket that is over has no address to tell, and is not the operator's for that, whose socket has none either."""
+    image_id = str(ikon.create()["id"])
+    request = f"DELETE /v2/images/{image_id} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+
+    for _ in range(300):
+        connection = socket.create_connection(("127.0.0.1", ikon.port))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.sendall(request)
+        connection.close()
+
+    assert ikon.get("/healthcheck").status == 200
+    assert ikon.show(image_id)["status"] == "queued"

@@ -106,18 +106,18 @@ def test_only_active_images_are_taken(status: Any, says: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("visibility", "owner", "roles", "open_"),
+    ("visibility", "owner", "admin", "open_"),
     [
-        ("public", "away", [], True), ("community", "away", [], True), ("private", "home", ["member"], True), ("private", "away", ["member"], False),
-        ("shared", "away", ["member"], False), ("private", "away", ["admin"], True), ("private", None, ["member"], False), ("private", "", [], False),
-        ("everyone", "away", ["member"], False), (None, "away", [], False),
+        ("public", "away", False, True), ("community", "away", False, True), ("private", "home", False, True), ("private", "away", False, False),
+        ("shared", "away", False, False), ("private", "away", True, True), ("private", None, False, False), ("private", "", False, False),
+        ("everyone", "away", False, False), (None, "away", False, False),
     ],
 )  # fmt: skip
 def test_what_ikon_itself_sees_elsewhere_is_for_those_who_would_see_it_too(
-    visibility: str | None, owner: str | None, roles: list[str], open_: bool
+    visibility: str | None, owner: str | None, admin: bool, open_: bool
 ) -> None:
-    assert open_to(read(visibility=visibility, owner=owner), image(owner="home"), roles) == open_
-    assert not open_to(read(visibility="private", owner=None), image(owner=None), ["member"])
+    assert open_to(read(visibility=visibility, owner=owner), image(owner="home"), admin=admin) == open_
+    assert not open_to(read(visibility="private", owner=None), image(owner=None), admin=False)
 
 
 def test_what_is_taken_over_wins_over_the_image_s_own_and_keeps_to_its_limit() -> None:
