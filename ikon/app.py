@@ -18,7 +18,7 @@ from ikon.api.deadlines import Limits as HttpLimits
 from ikon.api.door import Door
 from ikon.api.protocol import protocol_class
 from ikon.broker import Broker
-from ikon.config import MIB, Settings
+from ikon.config import MIB, Settings, webhook_keys
 from ikon.db import deliveries, schema, usage
 from ikon.db.engine import Database, make_engine
 from ikon.db.lease import Lease, lock_file
@@ -113,6 +113,8 @@ def prepare(settings: Settings) -> int | None:
         settings.run.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StartError(f"config: data = {settings.data!r}: {error.strerror}. Name a directory that this user can write to") from None
+    if settings.events.webhook:
+        webhook_keys(settings.events.webhook_secret)  # only who serves or works needs them: commands run where the secret is not
     lock = None
     if settings.database.startswith("sqlite:"):
         lock = lock_file(settings.run / "lock")

@@ -418,8 +418,6 @@ def _completed(settings: Settings) -> Settings:
         raise StartError(f"config: database = {settings.database!r}: not a database this server knows. {_help(Settings, ['database'])}")
     if settings.broker:
         _check_broker(settings.broker)
-    if settings.events.webhook:
-        webhook_keys(settings.events.webhook_secret)
     if settings.workers > 1 and changes["database"].startswith("sqlite:"):
         raise StartError(
             f"config: workers = {settings.workers}: SQLite is served by one process. Allowed: 1, or set database to MariaDB or PostgreSQL"
