@@ -112,8 +112,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ikon-bench-", dir=os.environ.get("TMPDIR")) as directory, contextlib.ExitStack() as stack:
         port, rabbit = free_port(), Rabbit(CHECKOUT / ".state/bench")
         stack.callback(os.kill, receive(port, args.delay_ms / 1000), 9)
-        rabbit.start()
         stack.callback(rabbit.wipe)
+        rabbit.start()
         stack.enter_context(contextlib.redirect_stderr(stack.enter_context((Path(directory) / "server.log").open("w"))))
         log.configure("info", "json")
         kinds: dict[str, Any] = {

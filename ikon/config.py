@@ -528,10 +528,6 @@ def _completed(settings: Settings) -> Settings:
         raise StartError(f"config: database = {settings.database!r}: not a database this server knows. {_help(Settings, ['database'])}")
     if settings.broker:
         _check_broker(settings.broker)
-    if settings.identity == "keystone":
-        _check_keystone(settings.keystone)
-    if settings.events.webhook:
-        webhook_keys(settings.events.webhook_secret)
     if settings.workers > 1 and changes["database"].startswith("sqlite:"):
         raise StartError(
             f"config: workers = {settings.workers}: SQLite is served by one process. Allowed: 1, or set database to MariaDB or PostgreSQL"
@@ -624,7 +620,8 @@ def _check_broker(url: str) -> None:
         raise StartError(f"config: broker: this is no URL of a RabbitMQ. {_help(Settings, ['broker'])}")
 
 
-def _check_keystone(chosen: Keystone) -> None:
+def check_keystone(chosen: Keystone) -> None:
+    """Only for who serves: commands run where the secrets are not. Raises StartError."""
     parts = urlsplit(chosen.url)
     if parts.scheme not in ("http", "https") or not parts.hostname or not parts.path.rstrip("/").endswith("/v3"):
         raise StartError(f"config: keystone.url = {chosen.url!r}: {_help(Settings, ['keystone', 'url'])}")

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Struct
 
 from ikon import log, metrics
-from ikon.config import Settings
+from ikon.config import Settings, check_keystone
 from ikon.problems import IdentityDown, StartError
 from ikon.threads import Late, Pool
 
@@ -80,6 +80,7 @@ class Keystone:
 
     def __init__(self, settings: Settings) -> None:
         """Nobody is asked yet: a Keystone that is away does not keep a server from starting. Raises StartError."""
+        check_keystone(settings.keystone)
         self._settings = settings.keystone
         self._session = _session(settings)
         self._memcached = Memcached(settings) if settings.keystone.memcached else None

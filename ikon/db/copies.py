@@ -232,6 +232,20 @@ def digests(conn: Connection, image_id: str, copy_id: str, gib: int) -> bytes:
     return bytes(found or b"")
 
 
+def are_same(conn: Connection, image_id: str, one: str | None, other: str) -> bool:
+    """Whether the block digests of two copies of an image say that their bytes are the same. Compared where they lie: there are many."""
+    a, b = d.alias(), d.alias()
+    both = (a.c.image_id == b.c.image_id, a.c.gib == b.c.gib, a.c.digests == b.c.digests)
+    same = (
+        sa.select(sa.func.count())
+        .select_from(a.join(b, sa.and_(*both)))
+        .where(a.c.image_id == image_id, a.c.copy_id == one, b.c.copy_id == other)
+    )
+    count = sa.select(sa.func.count()).where(d.c.image_id == image_id)
+    found = [conn.execute(query).scalar_one() for query in (same, count.where(d.c.copy_id == one), count.where(d.c.copy_id == other))]
+    return len(set(found)) == 1
+
+
 def drop_digests(conn: Connection, image_id: str, copy_id: str) -> None:
     """Forget the block digests that one attempt made."""
     conn.execute(sa.delete(d).where(d.c.image_id == image_id, d.c.copy_id == copy_id))

@@ -30,8 +30,6 @@ async def copy(kit: Kit, ctx: Context, image_id: str, store: str) -> None:
         attempt.reserved = image.size or 0
         async with kit.outflow.reading(image, sources, []) as reader:
             facts = await kit.intake.take_in(attempt, reader.blocks(), Bounds(image.size, image.size or 0))
-        if (facts.checksum, facts.os_hash_value) != (image.checksum, image.os_hash_value):
-            raise DataUnavailable(f"What was read of image {image_id} is not what its digests say")
         await kit.lease.held()
         try:
             await kit.db.write(_finish, ctx, attempt, facts, kit.lease.id)
@@ -63,6 +61,8 @@ def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, me: 
     image = images.lock(conn, attempt.image_id)
     if image is None or not copies.finish(conn, attempt.copy_id, me, facts.size):
         raise lost(conn, attempt.image_id)
+    if not copies.are_same(conn, image.id, image.digests, attempt.copy_id):
+        raise DataUnavailable(f"What was read of image {image.id} is not what its digests say")
     copies.drop_digests(conn, attempt.image_id, attempt.copy_id)  # the first copy's say the same of the same bytes
     image = images.save(conn, image, msgspec.structs.replace(image, stores=[*image.stores, attempt.store]))
     events.add(conn, ctx, "image.update", image, f"copied to store {attempt.store}")

@@ -126,7 +126,7 @@ class Store:
             changes |= {"os_hash_algo": facts.os_hash_algo, "os_hash_value": facts.os_hash_value}
             changes["virtual_size"] = facts.verdict.virtual_size
             drop_staged(conn, image.id)
-        elif (facts.checksum, facts.os_hash_value) != (image.checksum, image.os_hash_value):
+        elif not copies.are_same(conn, image.id, image.digests, first.copy_id):
             raise DataUnavailable(f"What was read of image {image.id} is not what its digests say")
         else:
             copies.drop_digests(conn, image.id, first.copy_id)  # the first copy's say the same of the same bytes

@@ -38,7 +38,7 @@ from ikon.problems import (
     Unavailable,
 )
 from ikon.stores.base import Buffer
-from ikon.stores.registry import STAGING, Stores
+from ikon.stores.registry import Stores
 from ikon.threads import Pool, outcome
 from ikon.transfer.attempts import Attempt, Attempts, deleted
 from ikon.transfer.budget import Budget
@@ -66,7 +66,7 @@ Charge = Callable[[Connection, int], None]
 class Facts(msgspec.Struct, frozen=True):
     """What is known of an image once its bytes are stored. size: bytes. verdict: None when they were not inspected.
 
-    checksum, os_hash_value: empty for staged data, which is no image's yet and has the digests of its blocks alone.
+    checksum, os_hash_value: empty where they were not inspected: such bytes have the digests of their blocks alone.
     failed: why attempts did not take part, by copy id.
     """
 
@@ -151,17 +151,17 @@ class Intake:
     ) -> Facts:
         """Store a stream and make it durable. What was not promised to the attempt before is now, and of unknown length as it comes.
 
-        inspector: None where the bytes are an image's already. charge: who pays for what is promised here. others: more attempts for the
-        same bytes, each in a store of its own and with its promise; the digests of blocks are kept under the first. tolerant: go on while
-        one store takes the data; Facts.failed says which do not.
+        inspector: None where the bytes are an image's already, or none's yet. charge: who pays for what is promised here. others: more
+        attempts for the same bytes, each in a store of its own and with its promise; the digests of blocks are kept under the first.
+        tolerant: go on while one store takes the data; Facts.failed says which do not.
 
         Raises BadRequest for a length that is not the announced one, ImageTooLarge, QuotaExceeded, FormatMismatch, UnsafeImage, StoreFull,
         RoomPromised, StoreDenied, StoreDown, ClientGone, and ImageDeleted when the first attempt is stopped meanwhile.
         """
         block_digests = BlockDigests()
         watchers: list[Inspector | Md5 | BlockDigests] = [block_digests]
-        # two thirds of the CPU of staging, for what only an image's record shows
-        whole = None if attempt.store == STAGING else (Md5(), Multihash())
+        # most of the CPU that there is to it, and of use for an image's record alone
+        whole = (Md5(), Multihash()) if inspector else None
         if whole:
             watchers.insert(0, whole[0])
         if inspector:

@@ -21,7 +21,7 @@ import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
-from ikon.app import open_kit
+from ikon.app import open_kit, prepare
 from ikon.config import load
 from ikon.db import deliveries, schema, tables
 from ikon.db.engine import make_engine
@@ -295,8 +295,9 @@ async def test_the_operators_url_may_lead_inside_where_users_urls_may_not(kit: K
 
 @pytest.mark.parametrize("secret", ["", "hush", "whsec_hush", "whsec_aHVzaA==", SECRET + " hush", "whsec_" + "A" * 100])
 def test_a_webhook_without_a_sound_secret_is_refused_without_repeating_it(secret: str, tmp_path: Path) -> None:
+    settings = load(None, {"data": str(tmp_path), "events": {"webhook": "https://a/", "webhook_secret": secret}}, {})
     with pytest.raises(StartError) as refused:
-        load(None, {"data": str(tmp_path), "events": {"webhook": "https://a/", "webhook_secret": secret}}, {})
+        prepare(settings)
     assert "events.webhook_secret" in str(refused.value)
     assert not secret or secret not in str(refused.value)
 
@@ -391,7 +392,7 @@ def test_the_receiver_of_the_docs_hears_and_believes_nobody_else(tmp_path: Path)
         with Ikon(tmp_path / "b", settings=settings, env={"IKON_EVENTS__WEBHOOK_SECRET": OTHER}) as stranger:
             stranger.create()
             eventually(lambda: "HTTP status 401" in stranger.log.read_text(), 6 * MENDED_S)
-        said = ikon("doctor", "--config", tmp_path / "b/ikon.toml", env={"IKON_EVENTS__WEBHOOK_SECRET": OTHER})
+        said = ikon("doctor", "--config", tmp_path / "b/ikon.toml")  # as an operator would, who does not know the secret
         assert "events for webhook: 1 untold, 0 of them parked" in said.stdout
         assert "does not take them" in said.stdout
         with Ikon(tmp_path / "a", settings=settings, env={"IKON_EVENTS__WEBHOOK_SECRET": SECRET}) as server:

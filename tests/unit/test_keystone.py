@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ikon.config import load
-from ikon.keystone import AccessRule
+from ikon.keystone import AccessRule, Keystone
 from ikon.problems import StartError
 
 
@@ -56,7 +56,7 @@ def test_settings_that_cannot_work_are_named(tmp_path: Path, changes: dict[str, 
     settings = {"url": "http://keystone.example.org:5000/v3", "password": "hush"} | changes
 
     with pytest.raises(StartError) as refused:
-        load(None, {"data": str(tmp_path), "identity": "keystone", "keystone": settings}, {})
+        Keystone(load(None, {"data": str(tmp_path), "identity": "keystone", "keystone": settings}, {}))
 
     assert named in str(refused.value)
     assert "hush" not in str(refused.value)

@@ -1,0 +1,23 @@
+"""Whether two copies are the same is told by the digests of their blocks, where they lie, on every database."""
+
+import sqlalchemy as sa
+
+from ikon.db import copies, schema
+from ikon.db.engine import make_engine
+
+FIRST, SECOND = bytes(range(32)) * 1024, b"\x01\xff" * 16
+
+
+def test_copies_are_the_same_when_every_block_is_and_none_is_missing(database_url: str) -> None:
+    engine = make_engine(database_url)
+    schema.upgrade(engine)
+    made = {"kept": (FIRST, SECOND), "same": (FIRST, SECOND), "other": (FIRST, SECOND[:-1] + b"\x00"), "short": (FIRST,), "none": ()}
+    with engine.begin() as conn:
+        for copy, gibs in made.items():
+            for gib, digests in enumerate(gibs):
+                copies.add_digests(conn, "an-image", copy, gib, digests)
+        copies.add_digests(conn, "another-image", "none", 0, FIRST)
+        found = {(one, other) for one in made for other in made if copies.are_same(conn, "an-image", one, other)}
+        assert conn.execute(sa.select(sa.func.count()).select_from(copies.d)).scalar_one() == 8
+    engine.dispose()
+    assert found == {(name, name) for name in made} | {("kept", "same"), ("same", "kept")}
