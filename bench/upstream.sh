@@ -27,7 +27,7 @@ install_packages() {
   command -v wrk >/dev/null || missing+=(wrk)
   command -v curl >/dev/null || missing+=(curl)
   command -v cc >/dev/null || missing+=(gcc libc6-dev)
-  if [[ $PYTHON = /usr/bin/python3* ]]; then  # Debian's own lacks what uWSGI is built with, and often venv
+  if [[ $PYTHON = /usr/bin/python3* ]]; then  # uWSGI is built with its headers, which Debian has in a package of their own, as it has venv
     [ -e "$("$PYTHON" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h" ] || missing+=("${PYTHON##*/}-dev")
     "$PYTHON" -c 'import ensurepip' 2>/dev/null || missing+=("${PYTHON##*/}-venv")
   fi

@@ -210,7 +210,7 @@ def _tune_process() -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which comes back when told to stop: its own then dies of the signal, with nothing let go of in order."""
+    """uvicorn's server, which comes back when told to stop, so that everything is let go of in order."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

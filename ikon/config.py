@@ -244,7 +244,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
 class Events(Struct, frozen=True, forbid_unknown_fields=True):
     """Who is told of what happens to images, beside each image's own timeline."""
 
-    log: Annotated[bool, Meta(description="Write every event into the server's log.")] = False
+    log: Annotated[bool, Meta(description="Write what happens to images into the server's log, but for attempts of jobs.")] = False
     notifications: Annotated[
         str,
         Meta(
@@ -263,8 +263,8 @@ class Events(Struct, frozen=True, forbid_unknown_fields=True):
     webhook: Annotated[
         str,
         Meta(
-            description="URL that every event is sent to by POST, http:// or https://; empty: none. It may be an inside one, whatever "
-            "[egress] says; `egress.ca_file` counts."
+            description="URL that what happens to images, but for attempts of jobs, is sent to by POST, http:// or https://; empty: none. "
+            "It may be an inside one, whatever [egress] says; `egress.ca_file` counts."
         ),
     ] = ""
     webhook_secret: Annotated[

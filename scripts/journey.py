@@ -163,7 +163,7 @@ def openstack(journey: Journey) -> None:
 def glance(journey: Journey) -> None:
     """`glance --os-auth-token none --os-image-url URL ...`, or OS_AUTH_TOKEN=none OS_IMAGE_URL=URL; any token does, but there must be one.
 
-    It cannot do `--os-auth-type none`, and an OS_AUTH_TYPE left in the environment for the other clients makes it fail.
+    OS_AUTH_TYPE is for the other clients: leave it unset for this one.
     """
     client = [str(CLIENTS / "glance"), "--os-auth-token", "none", "--os-image-url", journey.endpoint]
     step, name, saved = journey.step, journey.name("glance"), journey.work / "glance.qcow2"

@@ -15,7 +15,6 @@ from ikon import config, metrics, problems
 from ikon.api import discovery, door
 from ikon.cli import root
 from ikon.db import tables
-from ikon.model import listing
 from ikon.stores.registry import kinds
 
 ROOT = Path(__file__).parents[1]
@@ -203,38 +202,12 @@ def routes() -> str:
             assert story, f"{handler.__name__}: its docstring begins with METHOD /path: what it does"
             text = story[1]
             rows.append([method, f"`{pattern}`", text[0].upper() + text[1:]])
-    texts = ", ".join(f"`{name}`" for name in (*listing.TEXTS, "protected"))
-    ranges = ", ".join(f"`{name}`" for name in listing.NUMBERS)
-    costs = [
-        ["none, default order", "the page", "one walk of an index for each scope that the caller sees, merged"],
-        ["`visibility`, `os_hidden`, `limit`, `marker`", "the page", "part of the index"],
-        ["`id`; `owner` for an administrator", "the page", "an index"],
-        [texts, "all images passed over until the page is full", "the database compares, no index but those of the row above"],
-        [
-            ranges + ", each also with `_min`, `_max` or `gt:`, `in:` ...",
-            "the same",
-            "an equal number in the database, all else on the record",
-        ],
-        ["`tag`, `created_at`, `updated_at`, any custom property", "the same", "on the record, 500 rows at a time"],
-        [
-            f"another `sort`: {', '.join(f'`{key}`' for key in listing.SORT_KEYS)}",
-            "all images that the caller sees",
-            "sorted for each page",
-        ],
-    ]
     return page(
         "Routes",
         "HEAD works where GET does, OPTIONS everywhere, another method is a 405 with `Allow`. Repeated slashes count once. "
         f"`/v2` also answers as each minor version from `/v2.0` to `/v{discovery.CURRENT}`.",
         *table(["Method", "Path", "What it does"], rows),
-        "## What a list costs",
-        "",
-        "A page in the default order costs the same at ten images and at a million. What else is asked for is found by looking: "
-        "it ends after `limits.list_s` seconds with 503, and blocks no write. "
-        "Two lists pass over what they do not show: an administrator's default list over community images, "
-        "and a project's `visibility=private` or `shared` over images of that visibility that are not its own.",
-        "",
-        *table(["Asked for", "Costs", "Because"], costs),
+        "What each filter and order of a list costs is in [lists](../design/lists.md).",
     )
 
 

@@ -1,7 +1,7 @@
 """One client's connection: uvicorn's httptools protocol with caps, safe early answers, deadlines (deadlines.py) and sendfile (cycle.py).
 
-What uvicorn leaves open: a client may take for ever over its headers or its body, send headers without an end, have a coded body taken for
-the plain one, or lose an early answer to a reset. This module knows bytes and HTTP, no images.
+Adds deadlines for headers and bodies, caps, refusal of coded bodies, and early answers that arrive. This module knows bytes and HTTP, no
+images.
 """
 
 import asyncio

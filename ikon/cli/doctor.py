@@ -37,7 +37,7 @@ class Finding(NamedTuple):
 @click.command()
 @settings_options
 def doctor(config: str | None, data: str | None) -> None:
-    """Check settings, data directory, database, clock, broker, stores and identity. Ends with 1 when something is wrong."""
+    """Check settings, data directory, database, clock, broker, events, stores and identity. Ends with 1 when something is wrong."""
     chosen = settings(config, data=data)
     findings: list[Finding] = []
     for look in (_data, _database, _broker, _events, _stores, _identity):

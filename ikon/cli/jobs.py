@@ -73,7 +73,7 @@ def retry(config: str | None, data: str | None, job_id: str) -> None:
 @settings_options
 @click.argument("job_id")
 def cancel(config: str | None, data: str | None, job_id: str) -> None:
-    """End job JOB_ID, and undo what it had done."""
+    """End job JOB_ID. What it was writing is removed; staged data, and properties that finished steps set, stay."""
     job = call(settings(config, data=data), "POST", f"{_path(job_id)}/cancel")
     click.echo(f"Job {job_id} is cancelled" if job["state"] == "cancelled" else f"Job {job_id} ends as soon as its process hears of it")
 

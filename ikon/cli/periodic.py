@@ -11,7 +11,7 @@ from ikon.cli.remote import call
 
 @click.group()
 def periodic() -> None:
-    """Look at what runs by itself (reaper, updater), or have it run now."""
+    """Look at what runs by itself (reaper, updater, tellers of events), or have it run now."""
 
 
 @periodic.command(name="list")
@@ -26,7 +26,7 @@ def list_(config: str | None, data: str | None) -> None:
 @settings_options
 @click.argument("name")
 def run(config: str | None, data: str | None, name: str) -> None:
-    """Have NAME (reaper, updater) run now, and wait for what it did."""
+    """Have NAME (reaper, updater, teller-log, teller-notifications, teller-webhook) run now, and wait for what it did."""
     _tell(call(settings(config, data=data), "POST", f"/ikon/v1/periodic/{quote(name, safe='')}/run"))
 
 

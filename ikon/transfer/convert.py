@@ -31,7 +31,7 @@ WRITTEN = ("raw", "qcow2", "vmdk")
 LEAST_S = 60
 #: A disk of more than this many times its file's size is not unfolded.
 UNFOLD_MOST = 1 << 16
-#: Free bytes below which a child failed for want of room, whatever it said: on a full disk some versions end by an assertion.
+#: Free bytes below which a child failed for want of room, whatever it said and however it ended.
 FULL_BYTES = 4 * MIB
 #: Seconds between looks whether the child may go on.
 LOOK_S = 1.0
