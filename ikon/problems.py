@@ -154,7 +154,7 @@ class ImageTooLarge(TooLarge):
 class QuotaExceeded(TooLarge):
     """The project's limit would be exceeded."""
 
-    title, hint = "Quota exceeded", "Its setting is [quota] bytes"
+    title = "Quota exceeded"
 
 
 class StoreFull(TooLarge):

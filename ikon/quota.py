@@ -30,5 +30,6 @@ def _require(conn: Connection, project: str, total: int, by: int, limit: int, im
     free = limit - total - sum(each.size for each in room.ahead(conn, project) if each.image_id != image_id)
     if by > free:
         raise QuotaExceeded(
-            f"Image exceeds the storage quota: The size of the data {by} will exceed the limit. {max(0, free)} bytes remaining"
+            f"Image exceeds the storage quota: The size of the data {by} will exceed the limit. {max(0, free)} bytes remaining. "
+            "Its setting is [quota] bytes"
         )
