@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -276,6 +277,32 @@ class Ikon:
         assert self.process is not None
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+class Restless:
+    """A client that does one thing after another until the server is gone."""
+
+    def __init__(self, deed: Callable[[], None]) -> None:
+        self._deed = deed
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the end, which the server's end brings about. Raises what the client did not expect."""
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        try:
+            while True:
+                self._deed()
+        except BROKEN:
+            return
+        except BaseException as failure:
+            self._failure = failure
 
 
 def head(method: str, path: str, *lines: str) -> bytes:
