@@ -4,13 +4,13 @@ from typing import Any
 
 from starlette.responses import Response
 
-from ikon import policy
 from ikon.api import schemas
 from ikon.api.request import Request, empty, json
 from ikon.model.imports import COPY
 from ikon.model.imports import Request as Asked
 from ikon.problems import BadValue, Forbidden
 from ikon.service import copies, imports
+from ikon.service import stores as service
 
 
 async def import_methods(request: Request) -> Response:
@@ -42,10 +42,9 @@ async def stores(request: Request) -> Response:
 async def stores_detail(request: Request) -> Response:
     """GET /v2/info/stores/detail: kinds, weights and places too; for administrators."""
     request.refuse_body()
-    policy.require(request.ctx, "stores_info_detail")
-    listed = _stores(request)
+    details, listed = service.details(request.kit, request.ctx), _stores(request)
     for entry in listed:
-        store = request.kit.stores[entry["id"]]
+        store = details[entry["id"]]
         entry |= {"type": store.settings.type, "weight": store.settings.weight, "properties": store.details()}
     return json({"stores": listed})
 
