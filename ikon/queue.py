@@ -1,4 +1,4 @@
-"""Durable jobs as verbs see them: enqueued in the transaction that they serve, workers rung after its commit. Knows no job kind."""
+"""The bell of durable jobs: verbs ring it when a transaction that enqueues one has committed, workers wait for it. Knows no job kind."""
 
 import asyncio
 import contextlib
@@ -7,11 +7,8 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 
-from sqlalchemy import Connection
-
 from ikon.broker import Broker
-from ikon.db import jobs
-from ikon.model.job import ANY, New
+from ikon.model.job import ANY
 
 
 def new_id() -> str:
@@ -28,10 +25,6 @@ class Queue:
     def __init__(self, broker: Broker | None = None) -> None:
         """broker: None where this process does all the work there is, or finds what others have for it by looking now and then."""
         self._rung, self._broker = asyncio.Event(), broker
-
-    def enqueue(self, conn: Connection, new: New) -> None:
-        """Add a job inside a transaction; call `ring` when that has committed."""
-        jobs.enqueue(conn, new)
 
     def ring(self, queue: str = ANY) -> None:
         """There is work, for this process or another."""

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ikon import log, metrics
-from ikon.api import data, discovery, errors, images, imports, info, jobs, members, periodic, tags, trash, users
+from ikon.api import copies, data, discovery, errors, images, imports, info, jobs, members, periodic, tags, trash, users
 from ikon.api.auth import Identity
 from ikon.api.cors import Cors
 from ikon.api.request import Request
@@ -38,7 +38,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v2/images/{id}/members": {"GET": members.browse, "POST": members.share},
     "/v2/images/{id}/members/{project}": {"GET": members.show, "PUT": members.answer, "DELETE": members.remove},
     "/v2/images/{id}/tags/{tag}": {"PUT": tags.add, "DELETE": tags.remove},
-    "/v2/stores/{store}/{id}": {"DELETE": info.remove_from_store},
+    "/v2/stores/{store}/{id}": {"DELETE": copies.remove},
     "/v2/info/import": {"GET": info.import_methods},
     "/v2/info/stores": {"GET": info.stores},
     "/v2/info/stores/detail": {"GET": info.stores_detail},
@@ -51,7 +51,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v2/schemas/task": {"GET": info.schema_task},
     "/v2/schemas/tasks": {"GET": info.schema_tasks},
     "/v2/tenants": {"GET": info.tenants},
-    "/ikon/v1/images/{id}/copies": {"POST": info.copy_to_store},
+    "/ikon/v1/images/{id}/copies": {"POST": copies.add},
     "/ikon/v1/images/{id}/timeline": {"GET": jobs.of_image},
     "/ikon/v1/jobs": {"GET": jobs.browse},
     "/ikon/v1/jobs/{id}": {"GET": jobs.show},

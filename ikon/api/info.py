@@ -1,16 +1,13 @@
-"""Routes about the service: stores, import methods, schemas; and of copies in stores."""
+"""Routes about the service: stores, import methods, schemas."""
 
 from typing import Any
 
 from starlette.responses import Response
 
-from ikon import policy
 from ikon.api import schemas
-from ikon.api.request import Request, empty, json
-from ikon.model.imports import COPY
-from ikon.model.imports import Request as Asked
-from ikon.problems import BadValue, Forbidden
-from ikon.service import copies, imports
+from ikon.api.request import Request, json
+from ikon.problems import Forbidden
+from ikon.service import stores as service
 
 
 async def import_methods(request: Request) -> Response:
@@ -42,31 +39,11 @@ async def stores(request: Request) -> Response:
 async def stores_detail(request: Request) -> Response:
     """GET /v2/info/stores/detail: kinds, weights and places too; for administrators."""
     request.refuse_body()
-    policy.require(request.ctx, "stores_info_detail")
-    listed = _stores(request)
+    details, listed = service.details(request.kit, request.ctx), _stores(request)
     for entry in listed:
-        store = request.kit.stores[entry["id"]]
+        store = details[entry["id"]]
         entry |= {"type": store.settings.type, "weight": store.settings.weight, "properties": store.details()}
     return json({"stores": listed})
-
-
-async def remove_from_store(request: Request) -> Response:
-    """DELETE /v2/stores/{store}/{id}: take the copy out of one store, unless it is the last sound one."""
-    request.refuse_body()
-    await copies.remove(request.kit, request.ctx, request.segments["id"], request.segments["store"])
-    return empty()
-
-
-async def copy_to_store(request: Request) -> Response:
-    """POST /ikon/v1/images/{id}/copies: one more copy, in the store that {"store": NAME} names; "wait": false: by a job, and says which."""
-    body = await request.json_body()
-    if not isinstance(body, dict) or not isinstance(body.get("store"), str) or not isinstance(body.get("wait", True), bool):
-        raise BadValue("The body must be an object whose 'store' names a store; 'wait' may be true or false.")
-    if body.get("wait", True):
-        await copies.copy(request.kit, request.ctx, request.segments["id"], body["store"])
-        return empty()
-    asked = Asked(method=COPY, stores=(request.kit.stores.choose(body["store"]),))
-    return json({"job": await imports.start(request.kit, request.ctx, request.segments["id"], asked)}, 202)
 
 
 async def schema_image(request: Request) -> Response:

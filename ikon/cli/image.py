@@ -22,7 +22,7 @@ def copy(config: str | None, data: str | None, image_id: str, store: str) -> Non
     Returns when the copy is whole and checked, with 1 when it fails. The job goes on when this command is ended: ikon jobs watch.
     """
     chosen = settings(config, data=data)
-    job = call(chosen, "POST", f"/ikon/v1/images/{image_id}/copies", {"store": store, "wait": False})["job"]
+    job = call(chosen, "POST", f"/ikon/v1/images/{image_id}/copies", {"store": store})["job"]
     click.echo(f"Job {job} copies")
     last = follow(chosen, job)
     if last["state"] != "done":

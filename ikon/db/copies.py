@@ -215,12 +215,6 @@ def condemn_strays(conn: Connection, limit: int) -> int:
     return conn.execute(sa.update(t).where(t.c.id.in_(found), due).values(state="deleting")).rowcount if found else 0
 
 
-def in_store(conn: Connection, store: str, after: str, limit: int) -> list[Copy]:
-    """Copies recorded in one store, by id, behind `after`; for the comparison of rows with bytes."""
-    query = sa.select(*COLUMNS).where(t.c.store == store, t.c.id > after).order_by(t.c.id).limit(limit)
-    return [Copy(*row) for row in conn.execute(query)]
-
-
 def add_digests(conn: Connection, image_id: str, copy_id: str, gib: int, digests: bytes) -> None:
     """Keep the block digests of one GiB."""
     conn.execute(sa.insert(d).values(image_id=image_id, copy_id=copy_id, gib=gib, digests=digests))

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, bindparam
 from ikon.db import missing, tables
 
 t, j, i = tables.copies, tables.jobs, tables.instances
-turns = tables.job_limits
+places = tables.job_limits
 #: What running jobs were promised for copies that they have not begun. Few run at once.
 AHEAD = sa.select(j.c.image_id, j.c.input, j.c.checkpoint, i.c.node).join(i, i.c.id == j.c.instance)
 AHEAD = AHEAD.where(j.c.state == "running", j.c.checkpoint.like('%"promised":%'))
@@ -19,7 +19,7 @@ AHEAD_OF = AHEAD.where(j.c.project == bindparam("project"))
 WRITING = sa.select(t.c.id, t.c.image_id, t.c.store, t.c.url, t.c.reserved).where(
     t.c.state == "writing", t.c.store.in_(bindparam("stores", expanding=True)), sa.or_(t.c.node.is_(None), t.c.node == bindparam("node"))
 )
-TOUCH = sa.update(turns).where(turns.c.name == bindparam("place")).values(n=turns.c.n + 1)  # on Galera only a write is certified
+TOUCH = sa.update(places).where(places.c.name == bindparam("place")).values(n=places.c.n + 1)  # on Galera only a write is certified
 
 
 class Promise(NamedTuple):
@@ -63,9 +63,9 @@ def _ahead(conn: Connection, project: str | None) -> Iterator[Ahead]:
             yield Ahead(image_id, store, node, msgspec.json.decode(checkpoint)["promised"])
 
 
-def lock(conn: Connection, places: Sequence[str]) -> None:
+def lock(conn: Connection, names: Sequence[str]) -> None:
     """Have whoever promises room in one of these places wait until this transaction has ended. Images are locked before, usage after."""
-    for place in sorted(places):
+    for place in sorted(names):
         if not conn.execute(TOUCH, {"place": place}).rowcount:
-            missing.insert(conn, turns, name=place, n=0)
+            missing.insert(conn, places, name=place, n=0)
             conn.execute(TOUCH, {"place": place})

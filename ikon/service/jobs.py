@@ -1,6 +1,6 @@
 """Jobs as operators see them: list, show, try a failed one again, cancel one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -63,16 +63,20 @@ def _locked(conn: Connection, job_id: str) -> tuple[Job, Image | None]:
     return _found(conn, job_id), image
 
 
+async def _steer(kit: Kit, ctx: Context, job_id: str, how: Callable[[Connection, Kit, Context, str], Seen], done: str) -> Seen:
+    policy.require(ctx, "manage_jobs")
+    seen = await kit.db.write(how, kit, ctx, job_id)
+    kit.queue.ring()
+    log.get().info(done, job=job_id, image=seen.job.image_id, request=ctx.request_id)
+    return seen
+
+
 async def retry(kit: Kit, ctx: Context, job_id: str) -> Seen:
     """Begin a failed job again at the step that failed, with what the steps before it left.
 
     Raises Forbidden, NotFound, and Conflict with the reason where the job has not failed or its image has moved on.
     """
-    policy.require(ctx, "manage_jobs")
-    seen = await kit.db.write(_retry, kit, ctx, job_id)
-    kit.queue.ring()
-    log.get().info("job begun again", job=job_id, image=seen.job.image_id, request=ctx.request_id)
-    return seen
+    return await _steer(kit, ctx, job_id, _retry, "job begun again")
 
 
 def _retry(conn: Connection, kit: Kit, ctx: Context, job_id: str) -> Seen:
@@ -115,11 +119,7 @@ async def cancel(kit: Kit, ctx: Context, job_id: str) -> Seen:
 
     Raises Forbidden, NotFound, Conflict for one that has ended.
     """
-    policy.require(ctx, "manage_jobs")
-    seen = await kit.db.write(_cancel, kit, ctx, job_id)
-    kit.queue.ring()
-    log.get().info("job cancelled", job=job_id, image=seen.job.image_id, request=ctx.request_id)
-    return seen
+    return await _steer(kit, ctx, job_id, _cancel, "job cancelled")
 
 
 def _cancel(conn: Connection, kit: Kit, ctx: Context, job_id: str) -> Seen:

@@ -1,4 +1,4 @@
-"""What a step of a job is: work that can be repeated and undone, in whichever process goes on with the job."""
+"""What a step of a job is: work that can be repeated, in whichever process goes on with the job."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -44,12 +44,13 @@ class Work(Protocol):
 
 
 class Step(Protocol):
-    """One step. It may be run again after any interruption, in another process too."""
+    """One step. It may be run again after any interruption, in another process too.
+
+    One that fails leaves nothing behind but staged data that a next try can use, and properties, which are right for whatever is imported
+    next: each attempt is undone where it ran, or by the reaper where its process is gone.
+    """
 
     name: str
 
     async def run(self, kit: Kit, work: Work) -> None:
         """Do it, and call `work.end` as the last thing that can fail. Raises a Problem when it fails; Unavailable ones are tried again."""
-
-    async def undo(self, kit: Kit, work: Work) -> None:
-        """Leave nothing of it behind, whether it had ended, begun or neither."""

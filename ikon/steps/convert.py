@@ -82,9 +82,6 @@ class Convert:
                 await kit.intake.pool.run(inspector.update, [block])
         return await kit.intake.pool.run(inspector.end)
 
-    async def undo(self, kit: Kit, work: Work) -> None:
-        """See WebDownload: nothing is left."""
-
 
 def _put_right(conn: Connection, job: Job, disk_format: str) -> dict[str, Any]:
     image = images.lock(conn, job.image_id or "")

@@ -32,6 +32,3 @@ class Decompress:
                 return await kit.intake.take_in(attempt, blocks, Bounds(None, most))
 
             await staging.anew(kit, work, fill)
-
-    async def undo(self, kit: Kit, work: Work) -> None:
-        """See WebDownload: nothing is left."""

@@ -64,9 +64,6 @@ class GlanceDownload:
             raise SourceDenied(404, because=f"it is {remote.visibility} in a project that is not this image's")
         return remote
 
-    async def undo(self, kit: Kit, work: Work) -> None:
-        """See WebDownload. Formats and properties that were taken over stay."""
-
 
 def _image(conn: Connection, job: Job) -> Image:
     image = images.get(conn, job.image_id or "")

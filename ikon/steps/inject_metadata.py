@@ -31,6 +31,3 @@ class InjectMetadata:
             return {}
 
         await work.end(change)
-
-    async def undo(self, kit: Kit, work: Work) -> None:
-        """The properties stay: they are right for whatever is imported next."""

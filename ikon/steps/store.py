@@ -72,9 +72,6 @@ class Store:
             await kit.intake.remove(msgspec.structs.replace(sources[0], state="deleting"))
         log.get().info("image stored", image=image.id, stores=",".join(job.input["stores"]), size_bytes=size, job=job.id)
 
-    async def undo(self, kit: Kit, work: Work) -> None:
-        """Nothing is left: each attempt is undone where it ran, or by the reaper where its process is gone."""
-
     def _begin(
         self, conn: Connection, job: Job, rows: Sequence[Copy], rooms: Mapping[str, Room], limit: int
     ) -> tuple[Image, list[Copy], dict[str, Problem]]:

@@ -83,9 +83,6 @@ class WebDownload:
         asked = work.job.input["request"]
         await bring(kit, work, Where(asked["uri"], asked.get("digest")))
 
-    async def undo(self, kit: Kit, work: Work) -> None:
-        """Nothing is left but a part that is kept: the attempt is undone where it ran, or by the reaper where its process is gone."""
-
 
 async def bring(kit: Kit, work: Work, where: Where, changes: staging.Changes = lambda image: {}) -> None:
     """End a step with data that was fetched, going on from what an earlier try has left if the source has the same still.

@@ -44,9 +44,11 @@ class Answer(asyncio.Protocol):
     # What the connection calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the connection, to pause and to drop it."""
         self._transport = transport  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
+        """Parse what came, within bounds; what is against them breaks the connection, and `read` and `read_head` raise why."""
         held = self._held
         try:
             if not self._in_body:
@@ -69,6 +71,7 @@ class Answer(asyncio.Protocol):
         self._news.set()
 
     def connection_lost(self, error: Exception | None) -> None:
+        """Take the end of the connection for that of the data where none was announced, else for a failure if data is missing."""
         until_closed = self._in_body and self.length is None and "transfer-encoding" not in self.headers
         if error is None and until_closed:
             self._complete = True  # it announced no end: the closing is it
@@ -84,15 +87,18 @@ class Answer(asyncio.Protocol):
     # What the parser calls
 
     def on_message_begin(self) -> None:
+        """An answer begins, which there may be but one of."""
         if self._complete:
             self._fail(SourceBroken(because="more data than announced"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; several of one name become one list. Trailers are dropped."""
         if not self._in_body:
             key, text = name.decode("latin-1").lower(), value.decode("latin-1")
             self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
 
     def on_headers_complete(self) -> None:
+        """The head is whole: data follows, or the real answer after an interim one."""
         if self._in_body:
             return  # of a second answer, which nobody asked for
         self.status = self._parser.get_status_code()
@@ -103,6 +109,7 @@ class Answer(asyncio.Protocol):
             self.length = int(length)
 
     def on_body(self, piece: bytes) -> None:
+        """Hold a piece of data until it is read."""
         if self._complete:
             return
         self._pieces.append(piece)
@@ -111,6 +118,7 @@ class Answer(asyncio.Protocol):
             self._pieces = [b"".join(self._pieces)]
 
     def on_message_complete(self) -> None:
+        """All data has come, unless the answer was an interim one."""
         self._complete = self._in_body
 
     # What its reader calls

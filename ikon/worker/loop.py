@@ -244,10 +244,7 @@ class Worker:
             log.get().warning("job left as it is", job=running.job.id, because=str(error))
 
     async def _give_up(self, running: Running, why: Problem) -> None:
-        """Undo what was done, the step at hand included, and end the job."""
-        running.stopped = None
-        for step in reversed(running.kind.steps(running.job)[: running.job.step + 1]):
-            await step.undo(self._kit, running)
+        """End the job for good."""
         await self._kit.lease.held()
         await self._kit.db.write(_end, running.job, running.kind, why)
         log.get().warning("job given up", job=running.job.id, kind=running.job.kind, because=str(why))

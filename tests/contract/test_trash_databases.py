@@ -26,12 +26,11 @@ from ikon.periodic import reaper, updater
 from ikon.periodic.base import Process
 from ikon.problems import Conflict, Forbidden, ImageExists, ImageNotFound, NotFound, Problem, StagedTooLong, StoreDown
 from ikon.queue import new_id
-from ikon.service import copies as copies_verbs
 from ikon.service import images as verbs
 from ikon.service import imports, members, tags
 from ikon.service import trash as trash_verbs
 from ikon.transfer import intake, rests
-from tests.contract.test_verbs_databases import ADMIN, ALICE, kit_on, new, read, rows, stream, upload
+from tests.contract.test_verbs_databases import ADMIN, ALICE, copy, kit_on, new, read, rows, stream, upload
 from tests.faults.world import noise
 
 DATA = noise(2_500_000)
@@ -56,7 +55,7 @@ async def rich(kit: Kit) -> Image:
     await members.answer(kit, Context("bob", "beta", None, ALICE.roles), image.id, "beta", "accepted")
     await tags.add(kit, ALICE, image.id, "two")
     await upload(kit, image, DATA)
-    await copies_verbs.copy(kit, ADMIN, image.id, "two")
+    await copy(kit, ADMIN, image.id, "two")
     await verbs.deactivate(kit, ALICE, image.id)
     return await verbs.show(kit, ALICE, image.id)
 

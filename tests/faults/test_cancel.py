@@ -19,8 +19,8 @@ from ikon.db import copies, usage
 from ikon.kit import Kit
 from ikon.model.image import New, Writable
 from ikon.problems import ClientGone
-from ikon.service import copies as copies_verbs
 from ikon.service import data, images
+from tests.contract.test_verbs_databases import copying
 from tests.faults.conftest import Say
 from tests.faults.world import MIB, noise
 
@@ -182,7 +182,8 @@ async def test_a_copy_cancelled_at_any_wait_is_undone_or_has_happened(kit: Kit, 
     for k in range(1, 200):
         image = await create(kit)
         await upload(kit, image, None)
-        work = CancelledAt(copies_verbs.copy(kit, CTX, image, "two"), k)
+        job = await copying(kit, CTX, image, "two")
+        work = CancelledAt(job.left[0].run(kit, job), k)
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.wait_for(run(work), 10)
         assert await look(kit, image) == "active"

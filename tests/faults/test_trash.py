@@ -2,7 +2,6 @@
 
 import json
 import random
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -11,48 +10,27 @@ import pytest
 
 from tests.faults.conftest import Say
 from tests.faults.test_crash import upgrade
-from tests.faults.world import BROKEN, Answer, Ikon, eventually, is_whole, noise
+from tests.faults.world import Answer, Ikon, Restless, eventually, is_whole, noise
 
 KEEPING = "[trash]\nkeep_s = 3600\n[limits]\npage_max = 50"
 IMAGES = 24
 
 
-class Restless:
-    """A client that deletes, restores and purges images until the server is gone."""
+def restless(server: Ikon, images: list[str], seed: int) -> Restless:
+    """A client that deletes, restores and purges images."""
+    chance = random.Random(seed)
 
-    def __init__(self, server: Ikon, images: list[str], seed: int) -> None:
-        self._server, self._images, self._random = server, images, random.Random(seed)
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._work, daemon=True)
-        self._thread.start()
+    def deed() -> None:
+        image = chance.choice(images)
+        do = chance.choices([server.delete, lambda image: restore(server, image), lambda image: purge(server, image)], [5, 5, 1])[0]
+        answer = do(image)
+        assert answer.status in (204, 404), answer
 
-    def join(self) -> None:
-        """Wait for the end, which the server's end brings about. Raises what the client did not expect."""
-        self._thread.join(60)
-        assert not self._thread.is_alive()
-        if self._failure is not None:
-            raise self._failure
+    return Restless(deed)
 
-    def _work(self) -> None:
-        try:
-            while True:
-                image = self._random.choice(self._images)
-                deed = self._random.choices([self._delete, self._restore, self._purge], [5, 5, 1])[0]
-                answer = deed(image)
-                assert answer.status in (204, 404), answer
-        except BROKEN:
-            return
-        except BaseException as failure:
-            self._failure = failure
 
-    def _delete(self, image: str) -> Answer:
-        return self._server.delete(image)
-
-    def _restore(self, image: str) -> Answer:
-        return restore(self._server, image)
-
-    def _purge(self, image: str) -> Answer:
-        return self._server.call("DELETE", f"/ikon/v1/trash/{image}")
+def purge(server: Ikon, image: str) -> Answer:
+    return server.call("DELETE", f"/ikon/v1/trash/{image}")
 
 
 def restore(server: Ikon, image: str) -> Answer:
@@ -105,7 +83,7 @@ def crash(server: Ikon, rounds: int, seed: int) -> str:
     server.start()
     data = fill(server)
     for _ in range(rounds):
-        clients = [Restless(server, list(data), chance.randrange(2**32)) for _ in range(5)]
+        clients = [restless(server, list(data), chance.randrange(2**32)) for _ in range(5)]
         time.sleep(chance.uniform(0.02, 0.6))
         server.kill()
         for client in clients:

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,8 @@ ADMIN = {"X-Identity-Status": "Confirmed", "X-User-Id": "u", "X-Project-Id": "p"
 BYTES = {"Content-Type": "application/octet-stream"}
 #: Seconds for one request; for what a server has to mend after a crash.
 PATIENCE_S, MENDED_S = 60.0, 10.0
+#: States of a job with which nothing more comes of it.
+ENDED = ("done", "failed", "cancelled")
 
 
 class Answer(NamedTuple):
@@ -174,8 +177,27 @@ class Ikon:
         return self.call("GET", f"/v2/images/{image}/file{query}", headers={"Range": f"bytes={part}"} if part else {})
 
     def copy(self, image: str, store: str) -> Answer:
-        """Put a copy into one more store."""
+        """Put a copy into one more store. Where that is let begin, the copy is there when this returns. Raises one of BROKEN."""
+        answer = self.begin_copy(image, store)
+        if answer.status == 202:
+            ended = eventually(lambda: (job := self.job(answer.json["job"]))["state"] in ENDED and job, within_s=PATIENCE_S)
+            assert ended["state"] == "done", ended
+        return answer
+
+    def begin_copy(self, image: str, store: str) -> Answer:
+        """Have a job put a copy into one more store."""
         return self.call("POST", f"/ikon/v1/images/{image}/copies", json.dumps({"store": store}).encode())
+
+    def job(self, job: str) -> Any:
+        """A job as it is now."""
+        answer = self.call("GET", f"/ikon/v1/jobs/{job}")
+        assert answer.status == 200, answer
+        return answer.json
+
+    def cancel(self, job: str) -> None:
+        """End a job that waits, at once."""
+        answer = self.call("POST", f"/ikon/v1/jobs/{job}/cancel")
+        assert (answer.status, answer.json["state"]) == (200, "cancelled"), answer
 
     def patch(self, image: str, **properties: str) -> Answer:
         """Set properties."""
@@ -276,6 +298,32 @@ class Ikon:
         assert self.process is not None
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
+
+
+class Restless:
+    """A client that does one thing after another until the server is gone."""
+
+    def __init__(self, deed: Callable[[], None]) -> None:
+        self._deed = deed
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def join(self) -> None:
+        """Wait for the end, which the server's end brings about. Raises what the client did not expect."""
+        self._thread.join(60)
+        assert not self._thread.is_alive()
+        if self._failure is not None:
+            raise self._failure
+
+    def _work(self) -> None:
+        try:
+            while True:
+                self._deed()
+        except BROKEN:
+            return
+        except BaseException as failure:
+            self._failure = failure
 
 
 def head(method: str, path: str, *lines: str) -> bytes:

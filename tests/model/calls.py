@@ -227,7 +227,7 @@ def send(ikon: Ikon, call: Call) -> Answer:
             span = args["span"]
             return ikon.download(call.image, span and {"Range": f"bytes={span[0]}-{span[1]}"}, who=who)
         case "copy":
-            return ikon.post(f"/ikon/v1/images/{call.image}/copies", {"store": args["store"]}, who=who)
+            return ikon.copy(call.image, args["store"], who=who)
         case "remove_copy":
             return ikon.call("DELETE", f"/v2/stores/{args['store']}/{call.image}", who=who)
         case "tag" | "untag":

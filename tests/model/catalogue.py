@@ -247,14 +247,14 @@ class Catalogue:
         if store not in ("one", "two"):
             raise Refused(400)
         found = self.reach(who, image)
-        if not is_admin(who):
-            raise Refused(403)
         if found.status != "active":
             raise Refused(409)
+        if not is_admin(who):
+            raise Refused(403)
         if store in found.stores:
             raise Refused(400)
         found.stores, found.changed = [*found.stores, store], self.tick()
-        return Expected(204)
+        return Expected(202)
 
     def remove_copy(self, who: Persona, image: str, store: str) -> Expected:
         if store not in ("one", "two"):

@@ -76,7 +76,7 @@ ask for the size         active       any     HEAD    /v2/images/{id}/file      
 deactivate               active       any     POST    /v2/images/{id}/actions/deactivate          204   204 403   403 403   403 403
 download what is off     deactivated  any     GET     /v2/images/{id}/file                        200   403 403   403 403   403 403
 reactivate               deactivated  any     POST    /v2/images/{id}/actions/reactivate          204   204 403   403 403   403 403
-copy                     active       any     POST    /ikon/v1/images/{id}/copies                 204   403 403   403 403   403 403
+copy                     active       any     POST    /ikon/v1/images/{id}/copies                 202   403 403   403 403   403 403
 remove a copy            copied       any     DELETE  /v2/stores/two/{id}                         204   403 403   403 403   403 403
 list members             queued       shared  GET     /v2/images/{id}/members                     200   200 200   200 200   -   -
 list members             queued       other   GET     /v2/images/{id}/members                     403   403 403   -   -     403 403

@@ -234,6 +234,25 @@ class Ikon:
         """GET of an image's data."""
         return self.get(f"/v2/images/{image_id}/file{query}", headers, who=who)
 
+    def copy(self, image_id: str, store: Any, *, who: Persona = ADMIN) -> Answer:
+        """POST of a copy. Where it is let begin, the copy is in the store when this returns."""
+        answer = self.post(f"/ikon/v1/images/{image_id}/copies", {"store": store}, who=who)
+        if answer.status == 202:
+            ended = self.ended(answer.json["job"])
+            assert ended["state"] == "done", ended
+        return answer
+
+    def ended(self, job_id: str) -> dict[str, Any]:
+        """A job, once it has ended."""
+        end = time.monotonic() + PATIENCE_S
+        while True:
+            answer = self.get(f"/ikon/v1/jobs/{job_id}", who=ADMIN)
+            assert answer.status == 200, answer
+            if answer.json["state"] in ("done", "failed", "cancelled"):
+                return dict(answer.json)
+            assert time.monotonic() < end, f"it does not end: {answer.json}"
+            time.sleep(0.02)
+
     def act(self, image_id: str, action: str, *, who: Persona = MEMBER) -> Answer:
         """POST of an action."""
         return self.post(f"/v2/images/{image_id}/actions/{action}", who=who)

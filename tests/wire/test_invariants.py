@@ -35,7 +35,7 @@ def test_events_tell_what_happened_and_nothing_else(tmp_path: Path) -> None:
         assert server.patch(image, status="active").status == 403
         assert server.upload(image, b"x" * 1000).status == 204
         assert server.upload(image, b"y" * 1000).status == 409
-        assert server.copy(image, "two").status == 204
+        assert server.copy(image, "two").status == 202
         assert server.delete(image).status == 204
         assert server.delete(image).status == 404
         server.stop()
@@ -48,6 +48,7 @@ def test_events_tell_what_happened_and_nothing_else(tmp_path: Path) -> None:
         "image.update",
         "image.prepare",
         "image.activate",
+        "image.import",
         "image.update",
         "image.delete",
     ]

@@ -350,7 +350,7 @@ def test_a_failed_copy_is_tried_again_unless_its_store_has_the_data_by_now(ikon:
     job_id = start(ikon, late, ADMIN, "copy-image", stores=["two"])
     is_in(ikon, job_id, "failed")
     ikon.delete(first, who=who)
-    assert ikon.post(f"/ikon/v1/images/{late}/copies", {"store": "two"}, who=ADMIN).status == 204
+    assert ikon.copy(late, "two").status == 202
     answer = act(ikon, job_id, "retry")
     assert (answer.status, answer.message) == (409, "The image has moved on: it is active, in one, two")
 

@@ -72,7 +72,7 @@ class Images:
         if visibility != "shared":
             assert self.ikon.patch(image_id, [{"op": "replace", "path": "/visibility", "value": visibility}], who=ADMIN).status == 200
         if condition == "copied":
-            assert self.ikon.post(f"/ikon/v1/images/{image_id}/copies", {"store": "two"}, who=ADMIN).status == 204
+            assert self.ikon.copy(image_id, "two").status == 202
         if condition == "deactivated":
             assert self.ikon.act(image_id, "deactivate", who=ADMIN).status == 204
         return image_id

@@ -77,6 +77,8 @@ def prepare(ikon: Ikon, exchange: dict[str, Any], ids: dict[str, str]) -> None:
     for n in range(exchange.get("times", 1)):
         answer = send(ikon, exchange, ids | {"n": str(n)})
         assert answer.status < 300, (exchange, answer)
+        if exchange["path"].endswith("/copies"):
+            assert ikon.ended(answer.json["job"])["state"] == "done"
         if "name" in exchange:
             ids[exchange["name"]] = answer.json["id"]
 
