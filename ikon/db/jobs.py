@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from ikon.db import events, instances, missing, tables
 from ikon.db.engine import now_ms, now_ms_sql
-from ikon.model.job import ENDED, Job, Limits, New, plain_queue
+from ikon.model.job import ANY, ENDED, Job, Limits, New
 from ikon.problems import BadValue, Cancelled, Interrupted, Problem
 
 t = tables.jobs
@@ -26,6 +26,8 @@ COLUMNS = list(t.c)
 HEADS, TRIED = 16, 3
 #: Bytes of a checkpoint.
 CHECKPOINT_BYTES = 65_536
+#: Where a job is queued again: a cancelled one anywhere, since nothing of it is left to do where its data is.
+AGAIN = sa.case((t.c.cancel, ANY), else_=t.c.queue)
 
 
 class Held(NamedTuple):
@@ -241,7 +243,8 @@ def hand_back(conn: Connection, job: Job, why: Problem | None = None) -> bool:
     An attempt that was left in good order does not speak against the job.
     """
     spared = int(why is None or isinstance(why, Interrupted))
-    if not conn.execute(sa.update(t).where(*_mine(job)).values(state="queued", instance=None, since=t.c.since + spared)).rowcount:
+    queued = sa.update(t).where(*_mine(job)).values(state="queued", queue=AGAIN, instance=None, since=t.c.since + spared)
+    if not conn.execute(queued).rowcount:
         return False
     if why is not None:
         events.of_job(conn, job, "image.job.handed_back", why)
@@ -250,7 +253,8 @@ def hand_back(conn: Connection, job: Job, why: Problem | None = None) -> bool:
 
 def await_turn(conn: Connection, job: Job, queue: str) -> bool:
     """Queue a job again that has to wait for a turn, as if it had not been begun. False when it is ours no more."""
-    waiting = sa.update(t).where(*_mine(job)).values(state="queued", queue=queue, instance=None, since=t.c.since + 1)
+    turn = sa.case((t.c.cancel, ANY), else_=queue)  # a cancelled one waits for none
+    waiting = sa.update(t).where(*_mine(job)).values(state="queued", queue=turn, instance=None, since=t.c.since + 1)
     return conn.execute(waiting).rowcount == 1
 
 
@@ -263,8 +267,8 @@ def sweep(conn: Connection, limit: int, *, dead: bool) -> list[str]:
         for row in conn.execute(sa.select(*COLUMNS).where(condition).order_by(t.c.id).limit(limit)).all():
             job = _job(row)
             still = sa.update(t).where(t.c.id == job.id, t.c.state == job.state, t.c.attempt == job.attempt, condition)
-            if conn.execute(still.values(state="queued", instance=None)).rowcount:
-                found.append(job.queue)
+            if conn.execute(still.values(state="queued", queue=AGAIN, instance=None)).rowcount:
+                found.append(ANY if job.cancel else job.queue)
                 if job.state == "running":
                     events.of_job(conn, job, "image.job.lost", instances.why_gone(conn, job.instance or ""))
     return found
@@ -275,14 +279,9 @@ def cancel(conn: Connection, job_id: str) -> str | None:
     waiting = sa.update(t).where(t.c.id == job_id, t.c.state.in_(("queued", "waiting")), t.c.step == 0)
     if not conn.execute(waiting.values(state="cancelled", instance=None, reason=str(Cancelled()), finished=now_ms_sql())).rowcount:
         conn.execute(sa.update(t).where(t.c.id == job_id, t.c.state.not_in(ENDED)).values(cancel=True))
-        conn.execute(
-            sa.update(t).where(t.c.id == job_id, t.c.state == "waiting").values(state="queued")
-        )  # its steps are undone by a worker
+        idle = sa.update(t).where(t.c.id == job_id, t.c.state.in_(("queued", "waiting")))
+        conn.execute(idle.values(state="queued", queue=ANY))  # any worker ends it; its own node may be gone
     job = get(conn, job_id)
-    if job is not None and job.state == "queued":
-        conn.execute(
-            sa.update(t).where(t.c.id == job_id, t.c.state == "queued").values(queue=plain_queue(job.queue))
-        )  # it waits for no turn
     return job.state if job is not None else None
 
 

@@ -410,3 +410,30 @@ async def test_a_job_that_waits_for_its_turn_is_claimed_by_those_who_have_one_an
 
 def step_done(conn: Connection, job_id: str) -> int:
     return conn.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job_id).values(step=1)).rowcount
+
+
+@pytest.mark.parametrize("way", ["queued", "put off", "handed back", "waits for a turn", "its process died"])
+async def test_a_cancelled_job_ends_wherever_its_node_is_and_however_it_is_queued_again(kit: Kit, way: str) -> None:
+    await kit.db.write(jobs.enqueue, wanted())
+    job = await claim(kit)
+    assert job
+    await kit.db.write(step_done, job.id)
+    await kit.db.write(jobs.route, job, model.node_queue("gone"))
+    if way == "queued":
+        await kit.db.write(jobs.hand_back, job)
+    elif way == "put off":
+        await kit.db.write(jobs.put_off, job, StoreDown("away"), 1000.0)
+
+    await kit.db.write(jobs.cancel, job.id)
+    if way == "handed back":
+        await kit.db.write(jobs.hand_back, job)
+    elif way == "waits for a turn":
+        await kit.db.write(jobs.await_turn, job, model.converting_queue(model.node_queue("gone")))
+    elif way == "its process died":
+        await kit.db.write(dead, kit.lease.id)
+        assert await kit.db.write(jobs.sweep, 10, dead=True) == [model.ANY]
+        await kit.db.write(instances.enlist, kit.lease.id, "here", alone=False)
+
+    async with working(kit, Notes(Note("first", []), Note("second", []))) as worker:
+        kit.queue.ring()
+        assert (await settled(kit, worker, job.id, "cancelled")).queue == model.ANY
