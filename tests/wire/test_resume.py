@@ -239,6 +239,27 @@ def test_data_that_came_whole_is_not_fetched_again_by_a_new_request(ikon: Ikon, 
     assert ikon.download(image, who=who).body == DATA
 
 
+def test_a_job_that_was_to_go_on_from_whole_data_and_failed_before_can_be_tried_again(ikon: Ikon, served: Source) -> None:
+    served.begin()
+    served.announces = False
+    who = someone()
+    first, image = ikon.active(bytes(1_000_000), who=who), str(ikon.create(who=who)["id"])
+    start(ikon, image, who)
+    assert ended(ikon, image, "failed")["step"] == "store"
+    ikon.delete(first, who=who)
+    served.denies = True
+    job = start(ikon, image, who)
+    assert "403" in ended(ikon, image, "failed")["reason"]
+
+    served.denies, served.announces = False, True
+    again = ikon.post(f"/ikon/v1/jobs/{job}/retry", who=ADMIN)
+    assert again.status == 200, again
+    ended(ikon, image, "done")
+
+    assert served.asked[-1] == (f"bytes={len(DATA) - 1}-", '"one"')
+    assert ikon.download(image, who=who).body == DATA
+
+
 def test_a_source_that_announces_more_than_the_quota_has_is_not_fetched(ikon: Ikon, served: Source) -> None:
     served.begin()
     served.hold.clear()
