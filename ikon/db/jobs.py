@@ -237,6 +237,28 @@ def put_off(conn: Connection, job: Job, why: Problem, in_s: float) -> bool:
     return True
 
 
+def waited_for_room(conn: Connection, job: Job) -> float:
+    """Seconds since a job's step was first put off for want of room, 0 where it was not. The time is in the checkpoint."""
+    held = get(conn, job.id)
+    step, since = held.checkpoint.get("room", (None, 0)) if held else (None, 0)
+    return (now_ms(conn) - since) / 1000 if step == job.step else 0.0
+
+
+def await_room(conn: Connection, job: Job, why: Problem, in_s: float) -> bool:
+    """Have a job's step tried again when others may have ended, as if it had not been begun. False when it is ours no more."""
+    held = lock(conn, job)
+    if held is None:
+        return False
+    now = now_ms(conn)
+    noted = held.checkpoint.get("room", (None, 0))
+    checkpoint = held.checkpoint | {"room": noted if noted[0] == job.step else (job.step, now)}
+    end_step(conn, held, held.step, checkpoint)
+    waiting = sa.update(t).where(*_mine(job)).values(state="waiting", instance=None, reason=str(why), since=t.c.since + 1)
+    conn.execute(waiting.values(not_before=now + round(1000 * in_s)))
+    events.of_job(conn, job, "image.job.put_off", why)
+    return True
+
+
 def hand_back(conn: Connection, job: Job, why: Problem | None = None) -> bool:
     """Let another process go on with a job. why: what befell it here, None: nothing. False when it is ours no more.
 
@@ -287,10 +309,11 @@ def cancel(conn: Connection, job_id: str) -> str | None:
 
 def retry(conn: Connection, job_id: str) -> bool:
     """Begin a failed job again where it stopped. False when it is not there or has not failed."""
+    job = get(conn, job_id)
+    kept = {name: value for name, value in job.checkpoint.items() if name != "room"} if job else {}
     failed = sa.update(t).where(t.c.id == job_id, t.c.state == "failed")
-    return (
-        conn.execute(failed.values(state="queued", failures=0, since=t.c.attempt, cancel=False, finished=None, deadline=None)).rowcount == 1
-    )
+    failed = failed.values(state="queued", failures=0, since=t.c.attempt, cancel=False, finished=None, deadline=None)
+    return conn.execute(failed.values(checkpoint=msgspec.json.encode(kept).decode())).rowcount == 1
 
 
 def expire(conn: Connection, keep_ms: int, limit: int) -> int:

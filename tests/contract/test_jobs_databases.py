@@ -17,7 +17,7 @@ from ikon.db.engine import make_engine
 from ikon.kit import Kit
 from ikon.model import job as model
 from ikon.model.job import Job, Limits, New
-from ikon.problems import BadValue, Problem, StoreDown
+from ikon.problems import BadValue, Problem, RoomPromised, StoreDown
 from ikon.queue import new_id
 from ikon.steps.base import Change, Step, Work
 from ikon.worker import loop
@@ -437,3 +437,41 @@ async def test_a_cancelled_job_ends_wherever_its_node_is_and_however_it_is_queue
     async with working(kit, Notes(Note("first", []), Note("second", []))) as worker:
         kit.queue.ring()
         assert (await settled(kit, worker, job.id, "cancelled")).queue == model.ANY
+
+
+async def test_a_job_waits_for_promised_room_without_a_failure_as_long_as_it_may(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "RETRY_S", (0.01, 0.01))
+    monkeypatch.setattr(model, "ROOM_AGAIN_S", 0.01)
+    often = model.MOST_FAILURES + model.MOST_ATTEMPTS
+    note = Note("first", [RoomPromised("others write") for _ in range(often)])
+    async with working(kit, Notes(note, Note("second", []))) as worker:
+        job = await settled(kit, worker, await put(kit, wanted()), "done")
+        assert (note.ran, job.failures, job.attempt - job.since) == (often + 1, 0, 1)
+
+        endless = Note("first", [RoomPromised("others write") for _ in range(100)])
+        worker._kinds = {"note": Notes(endless)}
+        monkeypatch.setattr(loop, "ROOM_S", 0.0)
+        job = await settled(kit, worker, await put(kit, wanted()), "failed")
+        assert (endless.ran, job.reason) == (model.MOST_FAILURES, str(RoomPromised("others write")))
+
+
+async def test_a_job_that_is_begun_anew_may_wait_for_room_as_long_as_before(kit: Kit) -> None:
+    await kit.db.write(jobs.enqueue, wanted())
+    job = await claim(kit)
+    assert job
+    await kit.db.write(jobs.await_room, job, RoomPromised("others write"), 0.0)
+    await kit.db.write(long_ago, job.id)
+    assert await kit.db.read(jobs.waited_for_room, job) > model.ROOM_S
+    assert await kit.db.read(jobs.waited_for_room, msgspec.structs.replace(job, step=1)) == 0
+
+    await kit.db.write(jobs.sweep, 10, dead=False)
+    job = await claim(kit)
+    assert job
+    await kit.db.write(jobs.finish, job, "failed")
+    await kit.db.write(jobs.retry, job.id)
+
+    assert await kit.db.read(jobs.waited_for_room, job) == 0
+
+
+def long_ago(conn: Connection, job_id: str) -> None:
+    conn.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job_id).values(checkpoint='{"room":[0,1],"kept":1}'))
