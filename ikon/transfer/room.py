@@ -87,7 +87,8 @@ def require(conn: Connection, room: Room, by: int, image_id: str) -> None:
     what, where = ("The staging area", "[staging] path") if room.store == STAGING else (f"Store {room.store}", f"[stores.{room.store}]")
     kind = StoreFull if by > room.free else RoomPromised
     others = f", of which {promised} are promised to others" if promised else ""
-    raise kind(f"{what} is too full for this: {by} bytes are asked for, {room.free} are free{others}. Its setting is {where}")
+    because = f"{room.free} bytes are free{others}; its setting is {where}"
+    raise kind(f"{what} has no room for the {by} bytes that are asked for", because=because)
 
 
 def _is_here(ahead: rows.Ahead, room: Room) -> bool:

@@ -101,8 +101,8 @@ async def test_what_was_written_of_a_promise_does_not_count_twice_and_its_end_gi
     await asyncio.wait([first])
 
     assert isinstance(refused, RoomPromised)
-    assert str(refused).startswith("Store two is too full for this: 2097152 bytes are asked for, ")
-    assert "are promised to others. Its setting is [stores.two]" in str(refused)
+    assert str(refused).startswith("Store two has no room for the 2097152 bytes that are asked for. Try again later")
+    assert refused.because.endswith("are promised to others; its setting is [stores.two]")
     assert await put(kit, large, 4 * MIB, store="two") is None
 
 
@@ -127,8 +127,8 @@ async def test_what_fits_nowhere_is_refused_by_name_and_leaves_nothing(kit: Kit,
     problem = await put(kit, gate, 9 * MIB, announced=announced)
 
     assert type(problem) is StoreFull
-    assert "The staging area is too full for this" in str(problem)
-    assert "Its setting is [staging] path" in str(problem)
+    assert "The staging area has no room for" in str(problem)
+    assert problem.because.endswith("bytes are free; its setting is [staging] path")
     assert (gate.begun, problem.status) == (0 if announced else 1, TooLarge.status)
     assert await put(kit, gate, 7 * MIB) is None
 
@@ -184,7 +184,7 @@ async def test_two_stores_on_one_disk_need_their_room_twice(kit: Kit) -> None:
     with pytest.raises(StoreFull) as problem:
         await fetching(kit, kit.lease.id, 5 * MIB, "one", "two")
 
-    assert f"{10 * MIB} bytes are asked for" in str(problem.value)
+    assert f"{10 * MIB} bytes that are asked for" in str(problem.value)
 
 
 async def test_a_promise_on_another_nodes_own_disk_takes_no_room_here(kit: Kit) -> None:
