@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
+from sqlalchemy import Connection
 
 from ikon.context import Context
 from ikon.db import instances, jobs, room, schema
@@ -21,6 +23,7 @@ from ikon.queue import new_id
 from ikon.service import data, imports
 from ikon.service import images as verbs
 from ikon.steps import staging
+from ikon.transfer.room import Room
 from tests.contract.test_verbs_databases import ALICE, QUOTA, kit_on
 
 MIB = 1 << 20
@@ -185,6 +188,32 @@ async def test_two_stores_on_one_disk_need_their_room_twice(kit: Kit) -> None:
         await fetching(kit, kit.lease.id, 5 * MIB, "one", "two")
 
     assert f"{10 * MIB} bytes that are asked for" in str(problem.value)
+
+
+def locked(conn: Connection, job: Job, rooms: list[Room]) -> list[str]:
+    """Places in the order in which a job that is promised room locks them."""
+    found: list[str] = []
+
+    def touched(conn: Connection, statement: Any, many: Any, values: Any, options: Any) -> None:
+        if statement is room.TOUCH:
+            found.append(values["place"])
+
+    sa.event.listen(conn, "before_execute", touched)
+    staging._admit(conn, job, 1, rooms, QUOTA)
+    sa.event.remove(conn, "before_execute", touched)
+    return list(dict.fromkeys(found))
+
+
+async def test_disks_are_locked_in_one_order_whatever_the_order_of_stores(kit: Kit) -> None:
+    job = await fetching(kit, kit.lease.id, 1, "one", "two")
+    measured = await kit.intake.rooms.measure("one")
+    first, second = (
+        msgspec.structs.replace(measured, store=store, stores=[store], places=places)
+        for store, places in (("one", ["r:a", "r:c"]), ("two", ["r:b"]))
+    )
+
+    assert await kit.db.write(locked, job, [first, second]) == ["r:a", "r:b", "r:c"]
+    assert await kit.db.write(locked, job, [second, first]) == ["r:a", "r:b", "r:c"]
 
 
 async def test_a_promise_on_another_nodes_own_disk_takes_no_room_here(kit: Kit) -> None:
