@@ -1,8 +1,9 @@
 """Room on a disk is promised before the first byte and never twice, on every database; a promise ends with the work that it was made for."""
 
 import asyncio
+import functools
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from ikon.context import Context
-from ikon.db import instances, jobs, room, schema
+from ikon.db import copies, instances, jobs, room, schema, tables
 from ikon.db.engine import make_engine
 from ikon.kit import Kit
 from ikon.model.image import parse_new
@@ -23,6 +24,7 @@ from ikon.queue import new_id
 from ikon.service import data, imports
 from ikon.service import images as verbs
 from ikon.steps import staging
+from ikon.steps.store import Store
 from ikon.transfer.room import Room
 from tests.contract.test_verbs_databases import ALICE, QUOTA, kit_on
 
@@ -190,7 +192,7 @@ async def test_two_stores_on_one_disk_need_their_room_twice(kit: Kit) -> None:
     assert f"{10 * MIB} bytes that are asked for" in str(problem.value)
 
 
-def locked(conn: Connection, job: Job, rooms: list[Room]) -> list[str]:
+def locked(conn: Connection, promise: Callable[[Connection], Any]) -> list[str]:
     """Places in the order in which a job that is promised room locks them."""
     found: list[str] = []
 
@@ -199,21 +201,33 @@ def locked(conn: Connection, job: Job, rooms: list[Room]) -> list[str]:
             found.append(values["place"])
 
     sa.event.listen(conn, "before_execute", touched)
-    staging._admit(conn, job, 1, rooms, QUOTA)
+    promise(conn)
     sa.event.remove(conn, "before_execute", touched)
     return list(dict.fromkeys(found))
 
 
-async def test_disks_are_locked_in_one_order_whatever_the_order_of_stores(kit: Kit) -> None:
+@pytest.mark.parametrize("step", ["fetch", "store"])
+async def test_disks_are_locked_in_one_order_whatever_the_order_of_stores(kit: Kit, step: str) -> None:
     job = await fetching(kit, kit.lease.id, 1, "one", "two")
+    assert job.image_id is not None
+    rows = {store: data.record(kit, data.new_attempt(kit, job.image_id, store), 0) for store in ("one", "two")}
+    await kit.db.write(copies.intend, data.record(kit, data.new_attempt(kit, job.image_id, "one"), 1))
     measured = await kit.intake.rooms.measure("one")
     first, second = (
         msgspec.structs.replace(measured, store=store, stores=[store], places=places)
         for store, places in (("one", ["r:a", "r:c"]), ("two", ["r:b"]))
     )
 
-    assert await kit.db.write(locked, job, [first, second]) == ["r:a", "r:b", "r:c"]
-    assert await kit.db.write(locked, job, [second, first]) == ["r:a", "r:b", "r:c"]
+    def promise(conn: Connection, rooms: list[Room]) -> None:
+        if step == "fetch":
+            staging._admit(conn, job, 1, rooms, QUOTA)
+        else:
+            named = {room.store: room for room in rooms}
+            Store(staged=False)._begin(conn, job, [rows[store] for store in named], named, QUOTA)
+            conn.execute(sa.delete(tables.copies).where(tables.copies.c.id.in_([row.id for row in rows.values()])))
+
+    for rooms in ([first, second], [second, first]):
+        assert await kit.db.write(locked, functools.partial(promise, rooms=rooms)) == ["r:a", "r:b", "r:c"]
 
 
 async def test_a_promise_on_another_nodes_own_disk_takes_no_room_here(kit: Kit) -> None:
