@@ -158,9 +158,16 @@ class QuotaExceeded(TooLarge):
 
 
 class StoreFull(TooLarge):
-    """The store has no room for the rest of this image."""
+    """The store has no room for the rest of this image.
+
+    `because` tells the operator how much there is. It never goes to a client, who would see by it what others do.
+    """
 
     title, hint = "Store is full", "Choose another store, or ask the operator for room"
+
+    def __init__(self, message: str = "", *, because: str = "") -> None:
+        super().__init__(message)
+        self.because = because
 
 
 class UnsupportedMediaType(Problem):
@@ -242,7 +249,7 @@ class ConversionUnavailable(Unavailable):
 class RoomPromised(StoreFull, Unavailable):
     """The room in a store is promised to others, who are writing: a request is refused, a job waits."""
 
-    title, hint = "Room is promised to others", "Try again when they have ended, choose another store, or ask the operator for room"
+    title, hint = "Room is promised to others", "Try again later, choose another store, or ask the operator for room"
 
 
 class NoRoom(Unavailable):

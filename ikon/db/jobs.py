@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 
 from ikon.db import events, instances, missing, tables
 from ikon.db.engine import now_ms, now_ms_sql
-from ikon.model.job import ENDED, Job, Limits, New, plain_queue
+from ikon.model.job import ANY, ENDED, Job, Limits, New
 from ikon.problems import BadValue, Cancelled, Interrupted, Problem
 
 t = tables.jobs
@@ -26,6 +26,8 @@ COLUMNS = list(t.c)
 HEADS, TRIED = 16, 3
 #: Bytes of a checkpoint.
 CHECKPOINT_BYTES = 65_536
+#: Where a job is queued again: a cancelled one anywhere, since nothing of it is left to do where its data is.
+AGAIN = sa.case((t.c.cancel, ANY), else_=t.c.queue)
 
 
 class Held(NamedTuple):
@@ -235,13 +237,36 @@ def put_off(conn: Connection, job: Job, why: Problem, in_s: float) -> bool:
     return True
 
 
+def waited_for_room(conn: Connection, job: Job) -> float:
+    """Seconds since a job's step was first put off for want of room, 0 where it was not. The time is in the checkpoint."""
+    held = get(conn, job.id)
+    step, since = held.checkpoint.get("room", (None, 0)) if held else (None, 0)
+    return (now_ms(conn) - since) / 1000 if step == job.step else 0.0
+
+
+def await_room(conn: Connection, job: Job, why: Problem, in_s: float) -> bool:
+    """Have a job's step tried again when others may have ended, as if it had not been begun. False when it is ours no more."""
+    held = lock(conn, job)
+    if held is None:
+        return False
+    now = now_ms(conn)
+    noted = held.checkpoint.get("room", (None, 0))
+    checkpoint = held.checkpoint | {"room": noted if noted[0] == job.step else (job.step, now)}
+    end_step(conn, held, held.step, checkpoint)
+    waiting = sa.update(t).where(*_mine(job)).values(state="waiting", instance=None, reason=str(why), since=t.c.since + 1)
+    conn.execute(waiting.values(not_before=now + round(1000 * in_s)))
+    events.of_job(conn, job, "image.job.put_off", why)
+    return True
+
+
 def hand_back(conn: Connection, job: Job, why: Problem | None = None) -> bool:
     """Let another process go on with a job. why: what befell it here, None: nothing. False when it is ours no more.
 
     An attempt that was left in good order does not speak against the job.
     """
     spared = int(why is None or isinstance(why, Interrupted))
-    if not conn.execute(sa.update(t).where(*_mine(job)).values(state="queued", instance=None, since=t.c.since + spared)).rowcount:
+    queued = sa.update(t).where(*_mine(job)).values(state="queued", queue=AGAIN, instance=None, since=t.c.since + spared)
+    if not conn.execute(queued).rowcount:
         return False
     if why is not None:
         events.of_job(conn, job, "image.job.handed_back", why)
@@ -250,7 +275,8 @@ def hand_back(conn: Connection, job: Job, why: Problem | None = None) -> bool:
 
 def await_turn(conn: Connection, job: Job, queue: str) -> bool:
     """Queue a job again that has to wait for a turn, as if it had not been begun. False when it is ours no more."""
-    waiting = sa.update(t).where(*_mine(job)).values(state="queued", queue=queue, instance=None, since=t.c.since + 1)
+    turn = sa.case((t.c.cancel, ANY), else_=queue)  # a cancelled one waits for none
+    waiting = sa.update(t).where(*_mine(job)).values(state="queued", queue=turn, instance=None, since=t.c.since + 1)
     return conn.execute(waiting).rowcount == 1
 
 
@@ -263,8 +289,8 @@ def sweep(conn: Connection, limit: int, *, dead: bool) -> list[str]:
         for row in conn.execute(sa.select(*COLUMNS).where(condition).order_by(t.c.id).limit(limit)).all():
             job = _job(row)
             still = sa.update(t).where(t.c.id == job.id, t.c.state == job.state, t.c.attempt == job.attempt, condition)
-            if conn.execute(still.values(state="queued", instance=None)).rowcount:
-                found.append(job.queue)
+            if conn.execute(still.values(state="queued", queue=AGAIN, instance=None)).rowcount:
+                found.append(ANY if job.cancel else job.queue)
                 if job.state == "running":
                     events.of_job(conn, job, "image.job.lost", instances.why_gone(conn, job.instance or ""))
     return found
@@ -275,23 +301,19 @@ def cancel(conn: Connection, job_id: str) -> str | None:
     waiting = sa.update(t).where(t.c.id == job_id, t.c.state.in_(("queued", "waiting")), t.c.step == 0)
     if not conn.execute(waiting.values(state="cancelled", instance=None, reason=str(Cancelled()), finished=now_ms_sql())).rowcount:
         conn.execute(sa.update(t).where(t.c.id == job_id, t.c.state.not_in(ENDED)).values(cancel=True))
-        conn.execute(
-            sa.update(t).where(t.c.id == job_id, t.c.state == "waiting").values(state="queued")
-        )  # its steps are undone by a worker
+        idle = sa.update(t).where(t.c.id == job_id, t.c.state.in_(("queued", "waiting")))
+        conn.execute(idle.values(state="queued", queue=ANY))  # any worker ends it; its own node may be gone
     job = get(conn, job_id)
-    if job is not None and job.state == "queued":
-        conn.execute(
-            sa.update(t).where(t.c.id == job_id, t.c.state == "queued").values(queue=plain_queue(job.queue))
-        )  # it waits for no turn
     return job.state if job is not None else None
 
 
 def retry(conn: Connection, job_id: str) -> bool:
     """Begin a failed job again where it stopped. False when it is not there or has not failed."""
+    job = get(conn, job_id)
+    kept = {name: value for name, value in job.checkpoint.items() if name != "room"} if job else {}
     failed = sa.update(t).where(t.c.id == job_id, t.c.state == "failed")
-    return (
-        conn.execute(failed.values(state="queued", failures=0, since=t.c.attempt, cancel=False, finished=None, deadline=None)).rowcount == 1
-    )
+    failed = failed.values(state="queued", failures=0, since=t.c.attempt, cancel=False, finished=None, deadline=None)
+    return conn.execute(failed.values(checkpoint=msgspec.json.encode(kept).decode())).rowcount == 1
 
 
 def expire(conn: Connection, keep_ms: int, limit: int) -> int:

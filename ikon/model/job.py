@@ -10,6 +10,8 @@ USER, NORMAL, BACKGROUND = 3, 5, 7
 MOST_FAILURES, MOST_ATTEMPTS = 5, 10
 #: Seconds before the first retry: doubled with each failure, up to the second number.
 RETRY_S = (5.0, 600.0)
+#: Seconds that a step waits for room that is promised to others before that counts as a failure, and the longest pause in them.
+ROOM_S, ROOM_AGAIN_S = 3600.0, 60.0
 #: States in which a job has ended, and all.
 ENDED = ("done", "failed", "cancelled")
 STATES = ("queued", "running", "waiting", *ENDED)
@@ -112,3 +114,8 @@ def retry_in_s(failures: int) -> float:
     """Seconds until a job that has failed so often is due again."""
     first, longest = RETRY_S
     return min(first * float(2 ** max(0, failures - 1)), longest)
+
+
+def room_again_in_s(waited_s: float) -> float:
+    """Seconds until a job that has waited for room so long already looks for it again."""
+    return min(max(RETRY_S[0], waited_s / 4), ROOM_AGAIN_S)

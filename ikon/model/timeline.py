@@ -128,8 +128,8 @@ CAUSES = [
           "Raise quota.bytes, or have the project delete images", "Delete images, or ask the operator for more"),
     # where it is to go
     Cause("StoreFull", "A disk is full: {said}", "Make room in the store, or name another one", OTHER_STORE),
-    Cause("RoomPromised", "A disk has room, which is promised to others who are writing: {said}",
-          "Wait until they have ended, or make room", "Try again when others have ended"),
+    Cause("RoomPromised", "A disk has no room for it at this time: {said}",
+          "Wait until others who write have ended, or make room", "Try again later"),
     Cause("NoRoom", "There is no room to work on the image: {said}", "Make room in the staging area", "Try again later"),
     Cause("StoreDenied", "A store refuses to be written to: {said}",
           "Let the server's user write there; is it mounted read-only?", OTHER_STORE),

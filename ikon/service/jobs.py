@@ -110,7 +110,8 @@ def _require_as_left(conn: Connection, job: Job, image: Image) -> None:
     needed = job.checkpoint.get("staged") or job.input.get("staged")
     if needed and needed not in staged:
         raise Conflict("The data that was staged for this job is not kept any more. Bring it again, and import anew")
-    if [copy for copy in staged if copy != needed]:
+    fetched = job.checkpoint.get("fetched") or job.input.get("fetched")  # which is gone on from, where it is there
+    if [copy for copy in staged if copy not in (needed, fetched and fetched["copy"])]:
         raise Conflict("The image has moved on: other data has been staged since. Import that")
 
 

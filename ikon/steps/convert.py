@@ -45,11 +45,12 @@ class Convert:
                 kit.queue.ring(waiting)
 
     async def _run(self, kit: Kit, work: Work) -> None:
-        wanted = kit.settings.conversion.output_format
+        wanted = work.job.input.get("output_format") or kit.settings.conversion.output_format  # jobs of before have none of their own
         image, staged = await kit.db.read(staging.find, work.job)
         verdict = await self._inspected(kit, image, staged)
         found = "raw" if verdict.format in PLAIN else verdict.format
-        if image.container_format != "bare" or found not in READ or verdict.virtual_size is None or not verdict.disk_bytes:
+        is_bare = image.container_format == "bare"
+        if not wanted or not is_bare or found not in READ or verdict.virtual_size is None or not verdict.disk_bytes:
             await work.end(lambda conn, job: {})
             return
         if found == wanted:

@@ -21,7 +21,7 @@ from ikon.steps.base import Work
 from ikon.stores.registry import STAGING
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.intake import Facts, lost
-from ikon.transfer.room import Room, require
+from ikon.transfer.room import Room, lock, require
 
 #: Changes of the image's record beside its staged data, given what it was.
 Changes = Callable[[Image], dict[str, Any]]
@@ -77,6 +77,7 @@ def _admit(conn: Connection, job: Job, size: int, rooms: Sequence[Room], limit: 
     if image is None or held is None:
         raise lost(conn, job.image_id or "")
     full: list[StoreFull] = []
+    lock(conn, rooms)
     for room in rooms:
         try:
             require(conn, room, size * sum(each.store in room.stores for each in rooms), image.id)

@@ -23,7 +23,7 @@ from ikon.steps.base import Work
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.intake import Bounds, Facts, lost
 from ikon.transfer.outflow import Reader
-from ikon.transfer.room import Room, require
+from ikon.transfer.room import Room, lock, require
 
 
 class Store:
@@ -82,6 +82,7 @@ class Store:
         sources = [staging.find(conn, job)[1]] if self._staged else copies.of_image(conn, image.id)
         project, size = image.owner or job.project, sources[0].size or 0
         full: dict[str, Problem] = {}
+        lock(conn, rooms.values())
         for row in rows:
             try:
                 require(conn, rooms[row.store], size, image.id)

@@ -93,7 +93,7 @@ async def bring(kit: Kit, work: Work, where: Where, changes: staging.Changes = l
         try:
             await _bring(kit, work, where, before, changes)
             return
-        except (SourceChanged, DataUnavailable, _NoRoomBeside) as problem:
+        except (SourceChanged, DataUnavailable, DigestMismatch, _NoRoomBeside) as problem:
             log.get().info("fetched from the beginning", job=work.job.id, image=work.job.image_id, because=str(problem))
             if await kit.db.write(copies.condemn, before.copy):
                 await kit.intake.remove(msgspec.structs.replace(before.copy, state="deleting"))

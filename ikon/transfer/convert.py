@@ -182,22 +182,25 @@ class _Child:
         self._loop.add_reader(self._output, self._read)
 
     async def end(self, time_s: float, certain: Callable[[], bool]) -> End:
-        """Wait for its end, or bring it about: when its time is over, and when the caller is cancelled. certain: see convert."""
+        """Wait for its end, or bring it about: when its time is over, and when the caller is cancelled. certain: see convert.
+
+        time_s: of which what it stands still is no part.
+        """
         ended = asyncio.Event()
         watch = os.pidfd_open(self._process.pid)
         self._loop.add_reader(watch, ended.set)
         status = None
         try:
-            async with asyncio.timeout(time_s):
-                while not ended.is_set():
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(ended.wait(), LOOK_S)
-                    if self._goes != certain():
-                        self._goes = not self._goes
-                        os.killpg(self._process.pid, signal.SIGCONT if self._goes else signal.SIGSTOP)
-            status = self._process.wait()
-        except TimeoutError:
-            pass
+            while not ended.is_set() and time_s > 0:
+                began, went = self._loop.time(), self._goes
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(ended.wait(), min(LOOK_S, time_s) if went else LOOK_S)
+                time_s -= self._loop.time() - began if went else 0
+                if self._goes != certain() and not ended.is_set():
+                    self._goes = not self._goes
+                    os.killpg(self._process.pid, signal.SIGCONT if self._goes else signal.SIGSTOP)
+            if ended.is_set():
+                status = self._process.wait()
         finally:
             if self._process.poll() is None:
                 os.killpg(self._process.pid, signal.SIGKILL)

@@ -107,6 +107,8 @@ class Intake:
                 metrics.UPLOADS_UNDONE.inc()
                 if isinstance(failure, ImageRefused):
                     metrics.REFUSED.labels(type(failure).__name__).inc()
+                if isinstance(failure, StoreFull):
+                    log.get().warning("no room", image=attempt.image_id, why=str(failure), because=failure.because)
                 taken_away = await outcome(self._undo(ctx, attempt, _why(failure)))
                 if taken_away and isinstance(failure, Unavailable):
                     raise taken_away from failure  # what failed, failed because others had removed our file: that is no news for a client

@@ -5,7 +5,7 @@ promise is the row of a copy being written, so that it ends with the attempt, or
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import msgspec
 from sqlalchemy import Connection
@@ -68,6 +68,11 @@ class Rooms:
         return f"r:{store}@{self._node}"[:300] if self._stores[store].local else f"r:{store}"
 
 
+def lock(conn: Connection, rooms: Iterable[Room]) -> None:
+    """To be called before `require` for several rooms: so two who name them in different orders do not wait for each other."""
+    rows.lock(conn, list({place for room in rooms if room.free is not None for place in room.places}))
+
+
 def require(conn: Connection, room: Room, by: int, image_id: str) -> None:
     """Make sure that so many bytes more of an image fit, before their promise is recorded in the same transaction.
 
@@ -87,7 +92,8 @@ def require(conn: Connection, room: Room, by: int, image_id: str) -> None:
     what, where = ("The staging area", "[staging] path") if room.store == STAGING else (f"Store {room.store}", f"[stores.{room.store}]")
     kind = StoreFull if by > room.free else RoomPromised
     others = f", of which {promised} are promised to others" if promised else ""
-    raise kind(f"{what} is too full for this: {by} bytes are asked for, {room.free} are free{others}. Its setting is {where}")
+    because = f"{room.free} bytes are free{others}; its setting is {where}"
+    raise kind(f"{what} has no room for the {by} bytes that are asked for", because=because)
 
 
 def _is_here(ahead: rows.Ahead, room: Room) -> bool:

@@ -10,8 +10,21 @@ from sqlalchemy import Connection
 from ikon import log
 from ikon.db import images, jobs
 from ikon.kit import Kit
-from ikon.model.job import ANY, ENDED, Job, Limits, converting_queue, is_worn_out, may_try_again, node_queue, plain_queue, retry_in_s
-from ikon.problems import Cancelled, ImageDeleted, Interrupted, OutcomeUnknown, Problem, ServerFailed, Unavailable, WornOut
+from ikon.model.job import (
+    ANY,
+    ENDED,
+    ROOM_S,
+    Job,
+    Limits,
+    converting_queue,
+    is_worn_out,
+    may_try_again,
+    node_queue,
+    plain_queue,
+    retry_in_s,
+    room_again_in_s,
+)
+from ikon.problems import Cancelled, ImageDeleted, Interrupted, OutcomeUnknown, Problem, RoomPromised, ServerFailed, Unavailable, WornOut
 from ikon.steps.base import Change, NotNow, Step, Stopped
 from ikon.steps.convert import turns
 from ikon.threads import GIVES_WAY
@@ -216,9 +229,12 @@ class Worker:
         job = running.job
         log.get().warning("job step failed", job=job.id, kind=job.kind, step=job.step, attempt=job.attempt, because=str(problem))
         try:
-            if isinstance(problem, Unavailable) and may_try_again(job):
-                in_s = retry_in_s(job.failures + 1) * self._random.uniform(0.75, 1.25)
-                await self._kit.db.write(jobs.put_off, job, problem, in_s)
+            some = self._random.uniform(0.75, 1.25)
+            waited_s = await self._kit.db.read(jobs.waited_for_room, job) if isinstance(problem, RoomPromised) else ROOM_S
+            if waited_s < ROOM_S:
+                await self._kit.db.write(jobs.await_room, job, problem, room_again_in_s(waited_s) * some)
+            elif isinstance(problem, Unavailable) and may_try_again(job):
+                await self._kit.db.write(jobs.put_off, job, problem, retry_in_s(job.failures + 1) * some)
             else:
                 await self._give_up(running, problem)
         except Problem as error:

@@ -17,7 +17,7 @@ from ikon.db.engine import make_engine
 from ikon.kit import Kit
 from ikon.model import job as model
 from ikon.model.job import Job, Limits, New
-from ikon.problems import BadValue, Problem, StoreDown
+from ikon.problems import BadValue, Problem, RoomPromised, StoreDown
 from ikon.queue import new_id
 from ikon.steps.base import Change, Step, Work
 from ikon.worker import loop
@@ -409,3 +409,68 @@ async def test_a_job_that_waits_for_its_turn_is_claimed_by_those_who_have_one_an
 
 def step_done(conn: Connection, job_id: str) -> int:
     return conn.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job_id).values(step=1)).rowcount
+
+
+@pytest.mark.parametrize("way", ["queued", "put off", "handed back", "waits for a turn", "its process died"])
+async def test_a_cancelled_job_ends_wherever_its_node_is_and_however_it_is_queued_again(kit: Kit, way: str) -> None:
+    await kit.db.write(jobs.enqueue, wanted())
+    job = await claim(kit)
+    assert job
+    await kit.db.write(step_done, job.id)
+    await kit.db.write(jobs.route, job, model.node_queue("gone"))
+    if way == "queued":
+        await kit.db.write(jobs.hand_back, job)
+    elif way == "put off":
+        await kit.db.write(jobs.put_off, job, StoreDown("away"), 1000.0)
+
+    await kit.db.write(jobs.cancel, job.id)
+    if way == "handed back":
+        await kit.db.write(jobs.hand_back, job)
+    elif way == "waits for a turn":
+        await kit.db.write(jobs.await_turn, job, model.converting_queue(model.node_queue("gone")))
+    elif way == "its process died":
+        await kit.db.write(dead, kit.lease.id)
+        assert await kit.db.write(jobs.sweep, 10, dead=True) == [model.ANY]
+        await kit.db.write(instances.enlist, kit.lease.id, "here", alone=False)
+
+    async with working(kit, Notes(Note("first", []), Note("second", []))) as worker:
+        kit.queue.ring()
+        assert (await settled(kit, worker, job.id, "cancelled")).queue == model.ANY
+
+
+async def test_a_job_waits_for_promised_room_without_a_failure_as_long_as_it_may(kit: Kit, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "RETRY_S", (0.01, 0.01))
+    monkeypatch.setattr(model, "ROOM_AGAIN_S", 0.01)
+    often = model.MOST_FAILURES + model.MOST_ATTEMPTS
+    note = Note("first", [RoomPromised("others write") for _ in range(often)])
+    async with working(kit, Notes(note, Note("second", []))) as worker:
+        job = await settled(kit, worker, await put(kit, wanted()), "done")
+        assert (note.ran, job.failures, job.attempt - job.since) == (often + 1, 0, 1)
+
+        endless = Note("first", [RoomPromised("others write") for _ in range(100)])
+        worker._kinds = {"note": Notes(endless)}
+        monkeypatch.setattr(loop, "ROOM_S", 0.0)
+        job = await settled(kit, worker, await put(kit, wanted()), "failed")
+        assert (endless.ran, job.reason) == (model.MOST_FAILURES, str(RoomPromised("others write")))
+
+
+async def test_a_job_that_is_begun_anew_may_wait_for_room_as_long_as_before(kit: Kit) -> None:
+    await kit.db.write(jobs.enqueue, wanted())
+    job = await claim(kit)
+    assert job
+    await kit.db.write(jobs.await_room, job, RoomPromised("others write"), 0.0)
+    await kit.db.write(long_ago, job.id)
+    assert await kit.db.read(jobs.waited_for_room, job) > model.ROOM_S
+    assert await kit.db.read(jobs.waited_for_room, msgspec.structs.replace(job, step=1)) == 0
+
+    await kit.db.write(jobs.sweep, 10, dead=False)
+    job = await claim(kit)
+    assert job
+    await kit.db.write(jobs.finish, job, "failed")
+    await kit.db.write(jobs.retry, job.id)
+
+    assert await kit.db.read(jobs.waited_for_room, job) == 0
+
+
+def long_ago(conn: Connection, job_id: str) -> None:
+    conn.execute(sa.update(tables.jobs).where(tables.jobs.c.id == job_id).values(checkpoint='{"room":[0,1],"kept":1}'))

@@ -1,16 +1,19 @@
 """Room on a disk is promised before the first byte and never twice, on every database; a promise ends with the work that it was made for."""
 
 import asyncio
+import functools
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
+from sqlalchemy import Connection
 
 from ikon.context import Context
-from ikon.db import instances, jobs, room, schema
+from ikon.db import copies, instances, jobs, room, schema, tables
 from ikon.db.engine import make_engine
 from ikon.kit import Kit
 from ikon.model.image import parse_new
@@ -21,6 +24,8 @@ from ikon.queue import new_id
 from ikon.service import data, imports
 from ikon.service import images as verbs
 from ikon.steps import staging
+from ikon.steps.store import Store
+from ikon.transfer.room import Room
 from tests.contract.test_verbs_databases import ALICE, QUOTA, kit_on
 
 MIB = 1 << 20
@@ -101,8 +106,8 @@ async def test_what_was_written_of_a_promise_does_not_count_twice_and_its_end_gi
     await asyncio.wait([first])
 
     assert isinstance(refused, RoomPromised)
-    assert str(refused).startswith("Store two is too full for this: 2097152 bytes are asked for, ")
-    assert "are promised to others. Its setting is [stores.two]" in str(refused)
+    assert str(refused).startswith("Store two has no room for the 2097152 bytes that are asked for. Try again later")
+    assert refused.because.endswith("are promised to others; its setting is [stores.two]")
     assert await put(kit, large, 4 * MIB, store="two") is None
 
 
@@ -127,8 +132,8 @@ async def test_what_fits_nowhere_is_refused_by_name_and_leaves_nothing(kit: Kit,
     problem = await put(kit, gate, 9 * MIB, announced=announced)
 
     assert type(problem) is StoreFull
-    assert "The staging area is too full for this" in str(problem)
-    assert "Its setting is [staging] path" in str(problem)
+    assert "The staging area has no room for" in str(problem)
+    assert problem.because.endswith("bytes are free; its setting is [staging] path")
     assert (gate.begun, problem.status) == (0 if announced else 1, TooLarge.status)
     assert await put(kit, gate, 7 * MIB) is None
 
@@ -184,7 +189,45 @@ async def test_two_stores_on_one_disk_need_their_room_twice(kit: Kit) -> None:
     with pytest.raises(StoreFull) as problem:
         await fetching(kit, kit.lease.id, 5 * MIB, "one", "two")
 
-    assert f"{10 * MIB} bytes are asked for" in str(problem.value)
+    assert f"{10 * MIB} bytes that are asked for" in str(problem.value)
+
+
+def locked(conn: Connection, promise: Callable[[Connection], Any]) -> list[str]:
+    """Places in the order in which a job that is promised room locks them."""
+    found: list[str] = []
+
+    def touched(conn: Connection, statement: Any, many: Any, values: Any, options: Any) -> None:
+        if statement is room.TOUCH:
+            found.append(values["place"])
+
+    sa.event.listen(conn, "before_execute", touched)
+    promise(conn)
+    sa.event.remove(conn, "before_execute", touched)
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize("step", ["fetch", "store"])
+async def test_disks_are_locked_in_one_order_whatever_the_order_of_stores(kit: Kit, step: str) -> None:
+    job = await fetching(kit, kit.lease.id, 1, "one", "two")
+    assert job.image_id is not None
+    rows = {store: data.record(kit, data.new_attempt(kit, job.image_id, store), 0) for store in ("one", "two")}
+    await kit.db.write(copies.intend, data.record(kit, data.new_attempt(kit, job.image_id, "one"), 1))
+    measured = await kit.intake.rooms.measure("one")
+    first, second = (
+        msgspec.structs.replace(measured, store=store, stores=[store], places=places)
+        for store, places in (("one", ["r:a", "r:c"]), ("two", ["r:b"]))
+    )
+
+    def promise(conn: Connection, rooms: list[Room]) -> None:
+        if step == "fetch":
+            staging._admit(conn, job, 1, rooms, QUOTA)
+        else:
+            named = {room.store: room for room in rooms}
+            Store(staged=False)._begin(conn, job, [rows[store] for store in named], named, QUOTA)
+            conn.execute(sa.delete(tables.copies).where(tables.copies.c.id.in_([row.id for row in rows.values()])))
+
+    for rooms in ([first, second], [second, first]):
+        assert await kit.db.write(locked, functools.partial(promise, rooms=rooms)) == ["r:a", "r:b", "r:c"]
 
 
 async def test_a_promise_on_another_nodes_own_disk_takes_no_room_here(kit: Kit) -> None:

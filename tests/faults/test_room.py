@@ -1,5 +1,6 @@
 """Room on a disk that is nearly full: who is refused and how they hear of it, what waits, and what a killed process leaves promised."""
 
+import json
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -60,9 +61,10 @@ def test_room_that_was_promised_to_a_killed_server_is_free_at_its_next_start(ser
     server.start()
 
     assert (refused.status, refused.reason) == (413, "Request Entity Too Large")
-    assert refused.message.startswith("Store one is too full for this: 5242880 bytes are asked for, ")
-    assert "are promised to others. Its setting is [stores.one]" in refused.message
-    assert str(small_disk) not in refused.message
+    hint = "Try again later, choose another store, or ask the operator for room"
+    assert refused.message == f"Store one has no room for the 5242880 bytes that are asked for. {hint}"
+    [said] = [line for line in server.said().splitlines() if '"no room"' in line]
+    assert "are promised to others; its setting is [stores.one]" in json.loads(said)["because"]
     assert upload(server, 6 * MIB).status == 204
 
 
@@ -75,8 +77,13 @@ def test_an_import_without_room_says_so_in_its_task_and_goes_on_with_its_data_wh
 
     image = job["image"]
     task = server.get(f"/v2/images/{image}/tasks").json["tasks"][0]
-    assert task["message"].startswith("Store one is too full for this: 3145728 bytes are asked for, ")
-    assert str(small_disk) not in task["message"]
+    assert task["message"].startswith("Store one has no room for the 3145728 bytes that are asked for. Choose another store")
+    causes = {
+        for_tenant: server.get(f"/ikon/v1/images/{image}/timeline?for_tenant={for_tenant}", who=ADMIN).json["now"]["cause"]
+        for for_tenant in ("true", "false")
+    }
+    assert causes["true"] == "A disk is full: Store one has no room for the 3145728 bytes that are asked for"
+    assert "bytes are free; its setting is [stores.one]" in causes["false"]
     assert server.show(image)["status"] == "uploading"
     assert server.post(f"/ikon/v1/jobs/{job['id']}/retry", who=ADMIN).status == 200
     eventually(lambda: server.show(image, who=MEMBER)["status"] == "active")
@@ -86,7 +93,7 @@ def test_an_import_that_would_fit_if_others_did_not_write_waits_for_them(server:
     with half_sent(server, 4 * MIB):
         job = imported(server, bytes(3 * MIB), "waiting")
 
-        assert "are promised to others" in job["reason"]
+        assert "has no room for the 3145728 bytes that are asked for. Try again later" in job["reason"]
     eventually(lambda: server.show(job["image"])["status"] == "active", 60)
 
 
@@ -97,5 +104,4 @@ def test_a_conversion_without_room_for_its_result_does_not_begin(server: Ikon, t
     job = imported(server, disk.read_bytes(), "failed", disk_format="qcow2")
 
     assert job["step"] == "convert"
-    assert job["reason"].startswith("The staging area is too full for this: 67108864 bytes are asked for, ")
-    assert "Its setting is [staging] path" in job["reason"]
+    assert job["reason"].startswith("The staging area has no room for the 67108864 bytes that are asked for. ")

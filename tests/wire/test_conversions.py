@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -85,3 +86,22 @@ def test_a_job_that_waits_for_its_turn_can_be_ended(ikon: Ikon, disk: bytes, how
         else:
             assert ikon.delete(image, who=MEMBER).status == 204
         eventually(lambda: job(ikon, image)["state"] == "cancelled")
+
+
+def test_a_job_converts_into_what_was_set_when_it_came(ikon: Ikon, disk: bytes) -> None:
+    settings = ikon.config.read_text()
+    with turn_taken(ikon):
+        image, of_before = begun(ikon, disk), begun(ikon, disk)
+        eventually(lambda: all(job(ikon, each)["queue"].startswith("convert@") for each in (image, of_before)))
+        ikon.stop()
+    with contextlib.closing(sqlite3.connect(ikon.directory / "data/ikon.db")) as database, database:
+        database.execute("UPDATE jobs SET input = json_remove(input, '$.output_format') WHERE image_id = ?", (of_before,))
+    ikon.config.write_text(settings.replace('output_format = "raw"', 'output_format = ""'))
+    ikon.start()
+    eventually(lambda: all(job(ikon, each)["state"] in ("done", "failed") for each in (image, of_before)))
+    ikon.stop()
+    ikon.config.write_text(settings)
+    ikon.start()
+
+    records = [ikon.show(each) for each in (image, of_before)]
+    assert [(record["status"], record["disk_format"]) for record in records] == [("active", "raw"), ("active", "qcow2")]

@@ -203,6 +203,25 @@ def test_a_part_that_was_damaged_is_not_used(ikon: Ikon, served: Source) -> None
     assert ikon.download(image, who=who).body == DATA
 
 
+@pytest.mark.parametrize("kept", ["whole", "a part"])
+def test_wrong_data_that_was_kept_gives_way_to_what_a_digest_names(ikon: Ikon, served: Source, kept: str) -> None:
+    who = someone()
+    served.begin(cut=CUT if kept == "a part" else None)
+    served.data, served.announces = bytes(CUT) + DATA[CUT:], kept == "a part"  # whole: the quota is looked at when it has come
+    first, image = ikon.active(bytes(1_000_000 if kept == "whole" else 1), who=who), str(ikon.create(who=who)["id"])
+    start(ikon, image, who)
+    ended(ikon, image, "failed")
+    ikon.delete(first, who=who)
+    served.data, served.cut, served.denies, served.announces = DATA, None, False, True
+
+    start(ikon, image, who, digest=f"sha256:{hashlib.sha256(DATA).hexdigest()}")
+    ended(ikon, image, "done")
+
+    assert served.asked[-1] == (None, None)
+    assert ikon.download(image, who=who).body == DATA
+    eventually(lambda: is_gone(ikon, image))
+
+
 def test_data_that_came_whole_is_not_fetched_again_by_a_new_request(ikon: Ikon, served: Source) -> None:
     served.begin()
     served.announces = False  # or the quota would be looked at before the data comes
@@ -217,6 +236,27 @@ def test_data_that_came_whole_is_not_fetched_again_by_a_new_request(ikon: Ikon, 
     ended(ikon, image, "done")
 
     assert served.asked == [(None, None), (f"bytes={len(DATA) - 1}-", '"one"')]
+    assert ikon.download(image, who=who).body == DATA
+
+
+def test_a_job_that_was_to_go_on_from_whole_data_and_failed_before_can_be_tried_again(ikon: Ikon, served: Source) -> None:
+    served.begin()
+    served.announces = False
+    who = someone()
+    first, image = ikon.active(bytes(1_000_000), who=who), str(ikon.create(who=who)["id"])
+    start(ikon, image, who)
+    assert ended(ikon, image, "failed")["step"] == "store"
+    ikon.delete(first, who=who)
+    served.denies = True
+    job = start(ikon, image, who)
+    assert "403" in ended(ikon, image, "failed")["reason"]
+
+    served.denies, served.announces = False, True
+    again = ikon.post(f"/ikon/v1/jobs/{job}/retry", who=ADMIN)
+    assert again.status == 200, again
+    ended(ikon, image, "done")
+
+    assert served.asked[-1] == (f"bytes={len(DATA) - 1}-", '"one"')
     assert ikon.download(image, who=who).body == DATA
 
 

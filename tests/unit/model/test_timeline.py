@@ -32,7 +32,7 @@ ROWS = [
     (fact("SourceTooLarge"), "larger than this service takes"),
     (fact("QuotaExceeded"), "quota is used up"),
     (fact("StoreFull", "Store one is full. Choose another"), "A disk is full: Store one is full"),
-    (fact("RoomPromised"), "promised to others"),
+    (fact("RoomPromised"), "no room for it at this time"),
     (fact("NoRoom"), "no room to work"),
     (fact("StoreDenied"), "refuses to be written to"),
     (fact("StoreDown", "Store one takes too long"), "A store hangs"),

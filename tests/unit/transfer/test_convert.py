@@ -455,15 +455,17 @@ async def test_a_child_is_ended_when_its_time_is_over(others: set[int]) -> None:
     assert converting(others) == []
 
 
-async def test_a_child_stands_still_while_it_is_not_certain_that_it_may_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_child_stands_still_while_it_is_not_certain_that_it_may_go_on_and_loses_no_time_by_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(convert, "LOOK_S", 0.01)
     certain, child = False, convert._Child([BASH, "-c", "sleep 0.5; exit 7"], (0, 1), lambda percent: None)
     stat = Path(f"/proc/{child._process.pid}/stat")
 
-    end = asyncio.create_task(child.end(30, lambda: certain))
+    end = asyncio.create_task(child.end(3, lambda: certain))
     while stat.read_text().rsplit(")", 1)[1].split()[0] != "T":
         await asyncio.sleep(0.01)
-    await asyncio.sleep(1)
+    await asyncio.sleep(3)
     assert not end.done()
     certain = True
 
