@@ -132,6 +132,9 @@ class Jobs(Struct, frozen=True, forbid_unknown_fields=True):
     per_store: Annotated[
         Count, Meta(description="Jobs into one store that are worked on at once, everywhere together; 0 sets no limit.")
     ] = 0
+    deadline_s: Annotated[
+        Seconds, Meta(description="Seconds from its beginning, or from a retry, after which a job that is still at work is given up.")
+    ] = 172_800.0
     keep_s: Annotated[int, Meta(ge=0, le=LONGEST_S, description="Seconds for which a job that has ended is still shown.")] = 172_800
 
 

@@ -133,6 +133,12 @@ class Cancelled(Conflict):
     title = "Cancelled"
 
 
+class OutOfTime(Conflict):
+    """It was still at work when the time for jobs was over."""
+
+    title, hint = "Out of time", "Begin it again, or ask the operator for more time"
+
+
 class VersionMismatch(Problem):
     """The image has changed since you read it (If-Match)."""
 

@@ -36,6 +36,7 @@ class Held(NamedTuple):
     id: str
     attempt: int
     cancel: bool
+    late: bool
 
 
 def _job(row: Sequence[Any]) -> Job:
@@ -70,7 +71,7 @@ def enqueue(conn: Connection, new: New) -> bool:
         failures=0,
         step=0,
         not_before=0,
-        deadline=None if new.deadline_s is None else now + round(1000 * new.deadline_s),
+        deadline=_deadline(conn, new.deadline_s),
         cancel=False,
         total_bytes=new.total_bytes,
         created=now,
@@ -192,8 +193,9 @@ def page(
 
 def held(conn: Connection, me: str) -> list[Held]:
     """What a process is recorded to be at work on. One that it works on and that is missing here has been taken away."""
-    rows = conn.execute(sa.select(t.c.id, t.c.attempt, t.c.cancel).where(t.c.instance == me, t.c.state == "running"))
-    return [Held(job_id, attempt, bool(cancel)) for job_id, attempt, cancel in rows]
+    late = sa.case((t.c.deadline < now_ms_sql(), 1), else_=0)
+    rows = conn.execute(sa.select(t.c.id, t.c.attempt, t.c.cancel, late).where(t.c.instance == me, t.c.state == "running"))
+    return [Held(job_id, attempt, bool(cancel), bool(is_late)) for job_id, attempt, cancel, is_late in rows]
 
 
 def lock(conn: Connection, job: Job) -> Job | None:
@@ -307,12 +309,12 @@ def cancel(conn: Connection, job_id: str) -> str | None:
     return job.state if job is not None else None
 
 
-def retry(conn: Connection, job_id: str) -> bool:
-    """Begin a failed job again where it stopped. False when it is not there or has not failed."""
+def retry(conn: Connection, job_id: str, deadline_s: float | None = None) -> bool:
+    """Begin a failed job again where it stopped. deadline_s: as in New. False when it is not there or has not failed."""
     job = get(conn, job_id)
     kept = {name: value for name, value in job.checkpoint.items() if name != "room"} if job else {}
     failed = sa.update(t).where(t.c.id == job_id, t.c.state == "failed")
-    failed = failed.values(state="queued", failures=0, since=t.c.attempt, cancel=False, finished=None, deadline=None)
+    failed = failed.values(state="queued", failures=0, since=t.c.attempt, cancel=False, finished=None, deadline=_deadline(conn, deadline_s))
     return conn.execute(failed.values(checkpoint=msgspec.json.encode(kept).decode())).rowcount == 1
 
 
@@ -321,6 +323,10 @@ def expire(conn: Connection, keep_ms: int, limit: int) -> int:
     over = sa.and_(t.c.finished <= now_ms(conn) - keep_ms, t.c.state.in_(ENDED))  # a plain number, for which every database has its index
     found = list(conn.execute(sa.select(t.c.id).where(over).order_by(t.c.finished).limit(limit)).scalars())
     return conn.execute(sa.delete(t).where(t.c.id.in_(found), over)).rowcount if found else 0
+
+
+def _deadline(conn: Connection, deadline_s: float | None) -> int | None:
+    return None if deadline_s is None else now_ms(conn) + round(1000 * deadline_s)
 
 
 def _mine(job: Job) -> tuple[sa.ColumnElement[bool], ...]:

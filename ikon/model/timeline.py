@@ -111,6 +111,8 @@ CAUSES = [
     Cause("ImageDeleted", "The image was deleted while its data came in", "Create it again"),
     Cause("", "It was deleted while its data came in", "Create it again", where=r"^image\.delete (saving|uploading|importing)"),
     Cause("Cancelled", "It was cancelled", "Import again"),
+    Cause("OutOfTime", "It was still at work when its time was over", "Raise [jobs] deadline_s if it needs more, and run: ikon jobs retry",
+          "Import again, or ask the operator for more time"),
     # what the data is
     Cause("FormatMismatch", "The data is not in the format that the image names: {said}", OTHER_DATA),
     Cause("UnsafeImage", "The data holds what could harm those who boot it: {said}", OTHER_DATA),

@@ -87,7 +87,8 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str 
     if request.region is not None and request.region not in kit.settings.regions:
         raise BadValue(f"'glance_region': no region {request.region:.64} is configured. Configured: {', '.join(kit.settings.regions)}")
     job_id = new_id()
-    queue = await kit.db.write(_start, ctx, image_id, request, named, job_id, _asked(kit, ctx, request, job_id))
+    asked, deadline_s = _asked(kit, ctx, request, job_id), kit.settings.jobs.deadline_s
+    queue = await kit.db.write(_start, ctx, image_id, request, named, job_id, asked, deadline_s)
     if queue is None:
         return None
     kit.queue.ring(queue)
@@ -96,7 +97,14 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str 
 
 
 def _start(
-    conn: Connection, ctx: Context, image_id: str, request: Request, named: tuple[str, ...], job_id: str, asked: dict[str, Any]
+    conn: Connection,
+    ctx: Context,
+    image_id: str,
+    request: Request,
+    named: tuple[str, ...],
+    job_id: str,
+    asked: dict[str, Any],
+    deadline_s: float,
 ) -> str | None:
     """Returns the queue that has work by that, None when there is nothing to do."""
     image = reachable(conn, ctx, image_id, lock=True)
@@ -111,12 +119,20 @@ def _start(
     staged = staged_copy(conn, image) if request.method == DIRECT else staged
     queue = node_queue(staged.node) if staged and staged.node else ANY
     asked = asked | ({"fetched": fetched} if fetched else {"staged": staged.id} if staged else {})
-    _enqueue(conn, ctx, image, targets, "copy" if request.method == COPY else "import", job_id, asked, queue)
+    _enqueue(conn, ctx, image, targets, "copy" if request.method == COPY else "import", job_id, asked, deadline_s, queue)
     return queue
 
 
 def _enqueue(
-    conn: Connection, ctx: Context, image: Image, targets: list[str], kind: str, job_id: str, asked: dict[str, Any], queue: str = ANY
+    conn: Connection,
+    ctx: Context,
+    image: Image,
+    targets: list[str],
+    kind: str,
+    job_id: str,
+    asked: dict[str, Any],
+    deadline_s: float,
+    queue: str = ANY,
 ) -> Image:
     """Add the job that brings data into a locked image, and say so in its record."""
     status = image.status if kind == "copy" else "importing"
@@ -134,6 +150,7 @@ def _enqueue(
             priority=BACKGROUND if kind == "copy" else USER,
             user=ctx.user,
             request_id=ctx.request_id,
+            deadline_s=deadline_s,
             total_bytes=image.size,
         ),
     )
@@ -209,8 +226,8 @@ async def post_task(kit: Kit, ctx: Context, new: NewTask) -> Job:
     kit.fetcher.check(new.uri)
     job_id, request = new_id(), Request(WEB, uri=new.uri)
     asked = _asked(kit, ctx, request, job_id) | {"task": new.shown}
-    targets = [kit.stores.default]
-    image = await create(kit, ctx, new.image, lambda conn, image: _enqueue(conn, ctx, image, targets, POSTED, job_id, asked))
+    targets, deadline_s = [kit.stores.default], kit.settings.jobs.deadline_s
+    image = await create(kit, ctx, new.image, lambda conn, image: _enqueue(conn, ctx, image, targets, POSTED, job_id, asked, deadline_s))
     kit.queue.ring()
     log.get().info("import enqueued", image=image.id, job=job_id, method=WEB, request=ctx.request_id)
     return await task(kit, ctx, job_id)

@@ -91,7 +91,7 @@ def _retry(conn: Connection, kit: Kit, ctx: Context, job_id: str) -> Seen:
         importing = Importing(job.id, list(job.input["stores"]))
         image = images.save(conn, image, msgspec.structs.replace(image, status=status, importing=importing))
         events.add(conn, ctx, "image.import.retry", image, msgspec.json.encode(events.job_facts(job)).decode())
-    jobs.retry(conn, job.id)
+    jobs.retry(conn, job.id, kit.settings.jobs.deadline_s)
     return _show(conn, kit, job.id)
 
 

@@ -24,7 +24,18 @@ from ikon.model.job import (
     retry_in_s,
     room_again_in_s,
 )
-from ikon.problems import Cancelled, ImageDeleted, Interrupted, OutcomeUnknown, Problem, RoomPromised, ServerFailed, Unavailable, WornOut
+from ikon.problems import (
+    Cancelled,
+    ImageDeleted,
+    Interrupted,
+    OutcomeUnknown,
+    OutOfTime,
+    Problem,
+    RoomPromised,
+    ServerFailed,
+    Unavailable,
+    WornOut,
+)
 from ikon.steps.base import Change, NotNow, Step, Stopped
 from ikon.steps.convert import turns
 from ikon.threads import GIVES_WAY
@@ -37,8 +48,8 @@ LOOK_S, BEAT_S = 10.0, 3.0
 AGAIN_S = (0.1, 0.5, 2.0)
 #: Jobs that are queued again at one look.
 SWEPT = 200
-TAKEN_AWAY = "taken away"
-CANCELLED, WORN_OUT = Cancelled(), WornOut()
+TAKEN_AWAY, LATE = "taken away", "its time is over"
+CANCELLED, OUT_OF_TIME, WORN_OUT = Cancelled(), OutOfTime(), WornOut()
 
 
 class Running:
@@ -190,6 +201,8 @@ class Worker:
             running.is_ours(steady)
             if held.cancel:
                 running.stop("cancelled")
+            elif held.late:
+                running.stop(LATE)
             elif running.progress is not None:
                 done, total = running.progress
                 running.progress = None
@@ -254,6 +267,8 @@ class Worker:
         try:
             if running.stopped == "cancelled":
                 await self._give_up(running, CANCELLED)
+            elif running.stopped == LATE:
+                await self._give_up(running, OUT_OF_TIME)
             elif running.stopped != TAKEN_AWAY:
                 await self._hand_back(running.job.id, running.job.attempt, Interrupted())
         except Problem as error:

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -337,3 +338,23 @@ def test_properties_tags_and_members_change_while_an_import_runs(ikon: Ikon, ser
     assert (after["os_distro"], after["note"], after["tags"]) == ("debian", "x", ["fresh"])
     assert ikon.members(image) == {"elsewhere": "accepted"}
     assert ikon.download(image, who=STRANGER).body == DATA
+
+
+def test_a_job_whose_time_is_over_is_given_up_and_may_be_tried_again(served: Source, tmp_path: Path) -> None:
+    egress = {"allowed_networks": ["127.0.0.0/8"], "allowed_ports": [PORT]}
+    with Ikon(tmp_path, egress=egress, jobs={"deadline_s": 3.0}) as ikon:
+        who = someone()
+        served.begin()
+        served.hold.clear()
+        image = str(ikon.create(who=who)["id"])
+        job = start(ikon, image, who)
+
+        assert "the time for jobs was over" in ended(ikon, image, "failed")["reason"]
+        assert "the time for jobs was over" in ikon.get(f"/v2/images/{image}/tasks", who=who).json["tasks"][0]["message"]
+        assert (ikon.show(image)["status"], is_gone(ikon, image)) == ("queued", True)
+        served.begin()
+        assert ikon.post(f"/ikon/v1/jobs/{job}/retry", who=ADMIN).status == 200
+        ended(ikon, image, "done")
+
+        assert ikon.download(image, who=who).body == DATA
+        assert (ikon.stop(), ikon.unforeseen()) == (0, [])

@@ -22,6 +22,7 @@ ROWS = [
     (fact("ImageDeleted"), "was deleted while"),
     (fact(kind="image.delete", was="saving", why="", method="", step=""), "was deleted while"),
     (fact("Cancelled"), "was cancelled"),
+    (fact("OutOfTime"), "its time was over"),
     (fact("FormatMismatch"), "not in the format that the image names: Some words"),
     (fact("UnsafeImage"), "could harm"),
     (fact("PackedDataRefused", "The gzip data unpacks to more than 200 times its size"), "decompression bomb"),
