@@ -1,6 +1,7 @@
 """Conversion: every format into every other, what a confined child cannot do, and what is left when it is cut short."""
 
 import asyncio
+import contextlib
 import json
 import os
 import re
@@ -66,7 +67,11 @@ def raw(path: Path, size: int) -> Disk:
 
 
 def children(pid: int) -> list[int]:
-    return [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # a thread that has ended since
+            found += map(int, (task / "children").read_text().split())
+    return found
 
 
 @pytest.fixture
