@@ -11,6 +11,8 @@ from ikon.db import images, index
 from ikon.db.engine import make_engine
 from ikon.problems import ImageExists
 
+pytestmark = pytest.mark.slow
+
 LOAD = Path(__file__).parents[2] / "bench/load.py"
 
 

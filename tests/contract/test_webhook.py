@@ -36,6 +36,8 @@ from tests.faults.world import MENDED_S, Ikon, eventually
 from tests.services.servers import free_port
 from tests.unit.cli.run import ikon
 
+pytestmark = pytest.mark.slow
+
 SECRET, OTHER = (f"whsec_{base64.b64encode(bytes([n]) * 32).decode()}" for n in (1, 2))
 PAGE = (Path(__file__).parents[2] / "docs/how-to/receive-webhooks.md").read_text(encoding="utf-8")
 [PROGRAM] = re.findall(r"^```python\n(.*?)^```$", PAGE, re.MULTILINE | re.DOTALL)

@@ -5,8 +5,12 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.faults.conftest import Say
 from tests.faults.world import BROKEN, MIB, Ikon, eventually, noise, read_head, sha512
+
+pytestmark = pytest.mark.slow
 
 SIZE = 4 * MIB + 777
 DATA = noise(SIZE, at=MIB)

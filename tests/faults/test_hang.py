@@ -13,6 +13,8 @@ import pytest
 from tests.faults.misfortune import Misfortune, build
 from tests.faults.world import BROKEN, MIB, Answer, Ikon, eventually, noise, read_head
 
+pytestmark = pytest.mark.slow
+
 DATA = noise(3 * MIB + 12345)
 BIG = noise(20 * MIB)
 #: Seconds of patience that the stores are given; within which an answer has to come: twice that, for it may take two reads, and some.

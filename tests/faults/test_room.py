@@ -12,6 +12,8 @@ import pytest
 from tests.faults.world import eventually
 from tests.wire.server import ADMIN, BYTES, MEMBER, Answer, Ikon, head
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 
 

@@ -9,6 +9,8 @@ from tests.model.calls import Call, Caller, differs, expect, send
 from tests.model.catalogue import Catalogue
 from tests.wire.server import ADMIN, Ikon, on_database
 
+pytestmark = pytest.mark.slow
+
 SHORT, LONG, SEED = 3000, 100_000, 20260611  # calls
 
 

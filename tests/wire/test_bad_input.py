@@ -9,6 +9,8 @@ import pytest
 from tests.wire.fuzz import Fuzz, rubbish
 from tests.wire.server import ADMIN, PATCH, Ikon, on_database
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 #: Of the random requests: how long they are sent, from which beginning, and how much memory may stay taken.
 FUZZ_S, SEED, GROWTH_KIB = 4.0, 20260423, 24 * 1024

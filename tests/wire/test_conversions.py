@@ -13,6 +13,8 @@ import pytest
 
 from tests.wire.server import ADMIN, BYTES, MEMBER, Ikon
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def disk(tmp_path_factory: pytest.TempPathFactory) -> bytes:

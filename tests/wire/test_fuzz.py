@@ -14,6 +14,8 @@ from tests.wire.fuzz import PATHS, Fuzz, rubbish
 from tests.wire.grammar import Grammar, invalid
 from tests.wire.server import ADMIN, OLD_PATCH, PATCH, Answer, Ikon, on_database
 
+pytestmark = pytest.mark.slow
+
 #: A server of its own, whose memory is watched.
 SETTINGS: dict[str, object] = {}
 SHORT_S, LONG_S, SEED, GROWTH_KIB = 4.0, 300.0, 20260502, 24 * 1024

@@ -18,6 +18,8 @@ from tests.faults.world import eventually
 from tests.unit.formats import made as made_of
 from tests.wire.server import ADMIN, BYTES, MEMBER, READER, STRANGER, UNFORESEEN, Answer, Ikon, Persona
 
+pytestmark = pytest.mark.slow
+
 DATA = bytes(range(256)) * 5000
 DIRECT = {"method": {"name": "glance-direct"}}
 WAIT_S = 30.0

@@ -15,6 +15,8 @@ import pytest
 from tests.services.servers import free_port
 from tests.wire.server import ADMIN, BYTES, MEMBER, READER, STRANGER, Answer, Ikon, Persona, someone
 
+pytestmark = pytest.mark.slow
+
 PORT = free_port()
 SETTINGS = {
     "quota": {"bytes": 250_000},

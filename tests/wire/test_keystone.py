@@ -15,6 +15,8 @@ import pytest
 from tests.services.servers import Server
 from tests.wire.server import COMMAND, Answer, Ikon
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 OPENSTACK = ROOT / ".venv-clients/bin/openstack"
 SECRET = "secret"

@@ -14,6 +14,8 @@ import pytest
 from tests.wire.deviations import DEVIATIONS, PERSONAS, applies, rules
 from tests.wire.server import Answer, Ikon
 
+pytestmark = pytest.mark.slow
+
 EXCHANGES = Path(__file__).with_name("recorded") / "exchanges.jsonl"
 SERVERS: dict[str, dict[str, Any]] = {
     "main": {

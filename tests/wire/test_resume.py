@@ -15,6 +15,8 @@ from tests.faults.world import noise
 from tests.services.servers import free_port
 from tests.wire.server import ADMIN, MEMBER, STRANGER, Ikon, Persona, someone
 
+pytestmark = pytest.mark.slow
+
 PORT = free_port()
 DATA, OTHER = noise(3_500_000), noise(3_400_000)
 #: Where the source breaks off: in the middle of a block.

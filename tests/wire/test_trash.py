@@ -8,6 +8,8 @@ import pytest
 
 from tests.wire.server import ADMIN, BYTES, COMMAND, MEMBER, READER, STRANGER, UNUSED_ID, Answer, Ikon, Persona, someone
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = {"trash": {"keep_s": 3600}, "quota": {"bytes": 1_000_000}}
 DATA = b"kept for a while" * 1000
 

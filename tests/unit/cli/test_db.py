@@ -14,6 +14,8 @@ from ikon.db.tables import SCHEMA, metadata
 from tests.unit.cli.run import ikon
 from tests.unit.model.test_listing import IMAGE
 
+pytestmark = pytest.mark.slow
+
 
 def test_an_empty_database_is_upgraded_once_and_then_found_sound(tmp_path: Path, database_url: str) -> None:
     options = ("--data", tmp_path, "--database", database_url)

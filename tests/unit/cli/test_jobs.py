@@ -93,6 +93,7 @@ def test_a_job_is_cancelled_and_a_failed_one_begun_again(server: Ikon) -> None:
     assert run(server, "jobs", "retry", failed).stdout == f"Job {failed} begins again at step store\n"
 
 
+@pytest.mark.slow
 def test_watching_where_there_is_no_terminal_prints_a_line_for_each_change(server: Ikon) -> None:
     with held_up(server):
         _, job = begun(server)
@@ -113,6 +114,7 @@ def test_watching_where_there_is_no_terminal_prints_a_line_for_each_change(serve
     assert "rich" not in imported
 
 
+@pytest.mark.slow
 def test_watching_on_a_terminal_draws_a_bar(server: Ikon) -> None:
     ours, theirs = pty.openpty()
     seen: list[bytes] = []

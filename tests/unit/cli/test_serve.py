@@ -13,6 +13,8 @@ import pytest
 from tests.faults.world import Ikon
 from tests.unit.cli.run import ikon
 
+pytestmark = pytest.mark.slow
+
 
 def connect(server: Ikon) -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), timeout=10)
