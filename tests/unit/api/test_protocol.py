@@ -23,6 +23,8 @@ from ikon.api.protocol import protocol_class
 from ikon.api.watch import Watch
 from ikon.problems import ClientGone
 
+pytestmark = pytest.mark.slow
+
 MIB = 1024 * 1024
 HEAD = b"Host: ikon\r\n"
 LIMITS = Limits(

@@ -18,6 +18,8 @@ from tests.faults.world import Ikon
 from tests.services.servers import free_port
 from tests.unit.cli.run import IKON, ikon, surroundings
 
+pytestmark = pytest.mark.slow
+
 
 def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """The words of every command, groups included."""
