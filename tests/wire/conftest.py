@@ -1,10 +1,21 @@
 """Servers for the tests of this folder: one for all modules, and one each for those that name other settings in `SETTINGS`."""
 
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.wire.server import Ikon
+
+
+@pytest.fixture(scope="session")
+def images() -> Path:
+    """The folder of sample images, sound and hostile, made once."""
+    script = Path(__file__).parents[1] / "services/images.sh"
+    done = subprocess.run([script, "cached"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.strip())
 
 
 @pytest.fixture(scope="session")

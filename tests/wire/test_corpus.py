@@ -14,7 +14,6 @@ from tests.wire.server import Ikon
 
 pytestmark = pytest.mark.slow
 SETTINGS: dict[str, str] = {}  # a server of its own, in whose stores nothing else lies
-SCRIPT = Path(__file__).parents[1] / "services/images.sh"
 SUFFIXES = {".qcow2": "qcow2", ".vmdk": "vmdk", ".vhd": "vhd", ".vhdx": "vhdx", ".vdi": "vdi", ".iso": "iso", ".hds": "ploop"}
 PACKED = (".gz", ".bz2", ".xz", ".zst")
 #: Sound for whoever has the other files that they need; refused here like those of hostile/.
@@ -37,13 +36,6 @@ class Sample(NamedTuple):
     @property
     def data(self) -> bytes:
         return self.path.read_bytes()
-
-
-@pytest.fixture(scope="module")
-def images() -> Path:
-    done = subprocess.run([SCRIPT, "cached"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip())
 
 
 @pytest.fixture(scope="module")

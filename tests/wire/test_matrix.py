@@ -19,7 +19,6 @@ from tests.services.servers import Server
 from tests.wire.server import BYTES, UNFORESEEN, Ikon
 
 pytestmark = pytest.mark.slow
-SCRIPT = Path(__file__).parents[1] / "services/images.sh"
 WAYS = ("upload", "glance-direct", "web-download")
 PARTS = ("aki", "ari", "ami")
 CONTAINERS = ("bare", "ovf", "ova", "docker", "compressed", *PARTS)
@@ -129,13 +128,6 @@ class Sizes(NamedTuple):
 
     sha512: str
     virtual: int
-
-
-@pytest.fixture(scope="module")
-def images() -> Path:
-    done = subprocess.run([SCRIPT, "cached"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.strip())
 
 
 @pytest.fixture(scope="module")
