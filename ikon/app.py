@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 import uvicorn
 
-from ikon import events, log, policy
+from ikon import events, log, policy, protection
 from ikon.api.deadlines import Limits as HttpLimits
 from ikon.api.door import Door
 from ikon.api.protocol import protocol_class
@@ -77,7 +77,11 @@ def _outside(settings: Settings) -> tuple[Fetcher, dict[str, events.Sender], Key
     if settings.policy.file:
         from ikon.policyfile import PolicyFile  # half a second that a server without one does not pay
 
-        policy.follow(PolicyFile(settings.policy.file))
+        rules = PolicyFile(settings.policy.file)
+        policy.follow(rules)
+    else:
+        rules = None
+    protection.follow(protection.configured(settings.policy, rules))
     fetcher = Fetcher(settings)
     senders = events.senders(settings, lambda setting, url: Poster(fetcher, setting, url).post)
     return fetcher, senders, Keystone(settings) if settings.identity == "keystone" else None

@@ -242,6 +242,13 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     file: Annotated[
         str, Meta(description="A policy file in OpenStack's form, YAML or JSON; what it does not name stays as it is. Empty: none.")
     ] = ""
+    property_protection_file: Annotated[
+        str,
+        Meta(description="A file in the form of OpenStack's image service that says who may do what with which properties. Empty: none."),
+    ] = ""
+    property_protection_rule_format: Annotated[
+        Literal["roles", "policies"], Meta(description="What that file names: roles of callers, or rules of `policy.file`.")
+    ] = "roles"
 
 
 class Events(Struct, frozen=True, forbid_unknown_fields=True):

@@ -103,7 +103,7 @@ class Identity:
             domain=token.domain,
             roles=token.roles,
             system_scope=token.system,
-            service_roles=service.roles if service else frozenset(),
+            service_roles=service.roles if service and passed_on else frozenset(),
             token=headers["x-auth-token"],
             request_id=request_id,
         )

@@ -6,9 +6,11 @@ from urllib.parse import urlencode, urlsplit
 
 from starlette.responses import Response
 
+from ikon import protection
 from ikon.api.data import announced, require_octets
 from ikon.api.request import Request, empty, json
-from ikon.model.image import timestamp
+from ikon.context import Context
+from ikon.model.image import BASE, timestamp
 from ikon.model.imports import parse
 from ikon.model.job import Job
 from ikon.model.tasks import POSTED, STATES, parse_new_task
@@ -36,7 +38,7 @@ async def of_image(request: Request) -> Response:
     request.refuse_body()
     found = await imports.tasks(request.kit, request.ctx, request.segments["id"])
     keep_s = request.kit.settings.jobs.keep_s
-    return json({"tasks": [_raw(job, keep_s) for job in found]})
+    return json({"tasks": [_raw(job, keep_s, request.ctx) for job in found]})
 
 
 async def browse(request: Request) -> Response:
@@ -68,7 +70,7 @@ async def show(request: Request) -> Response:
 def _task(job: Job, request: Request) -> dict[str, Any]:
     return {
         **_stub(job, request.kit.settings.jobs.keep_s),
-        "input": _input(job),
+        "input": _input(job, request.ctx),
         "message": job.reason or "",
         "result": _result(job),
         "image_id": job.image_id,
@@ -96,7 +98,7 @@ def _stub(job: Job, keep_s: int) -> dict[str, Any]:
     }
 
 
-def _raw(job: Job, keep_s: int) -> dict[str, Any]:
+def _raw(job: Job, keep_s: int, ctx: Context) -> dict[str, Any]:
     """A task as an image's own list shows it: times with microseconds and without a zone."""
     return {
         "id": job.id,
@@ -111,7 +113,7 @@ def _raw(job: Job, keep_s: int) -> dict[str, Any]:
         "image_id": job.image_id,
         "request_id": job.request_id,
         "user_id": job.user,
-        "input": _input(job),
+        "input": _input(job, ctx),
         "result": _result(job),
         "message": job.reason or _progress(job),
     }
@@ -137,11 +139,15 @@ def _result(job: Job) -> dict[str, Any] | None:
     return {"image_id": job.image_id} if job.state == "done" else None
 
 
-def _input(job: Job) -> dict[str, Any]:
-    """The request as it was made; of a URL only where it leads, for its rest may be a secret."""
+def _input(job: Job, ctx: Context) -> dict[str, Any]:
+    """The request as it was made; of a URL only where it leads, for its rest may be a secret; and no property that ctx may not read."""
     asked = job.input["request"]
     if job.kind == POSTED:
-        return {"import_from": _bare(asked["uri"]), **job.input["task"]}
+        shown: dict[str, Any] = {"import_from": _bare(asked["uri"]), **job.input["task"]}
+        if "image_properties" in shown:
+            fields = shown["image_properties"]
+            shown["image_properties"] = {name: fields[name] for name in fields if name in BASE or protection.may(ctx, "read", name)}
+        return shown
     method = {"name": asked["method"]}
     if asked.get("uri"):
         method["uri"] = _bare(asked["uri"])

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from ikon import policy
+from ikon import policy, protection
 from ikon.config import Settings
 from ikon.context import Context
 from ikon.model.image import Image, Member, timestamp
@@ -12,7 +12,7 @@ def image(ctx: Context, record: Image) -> dict[str, Any]:
     """An image as the API shows it. Names of stores are for those who may see where data is: the owner's project and administrators."""
     path = f"/v2/images/{record.id}"
     shown: dict[str, Any] = {
-        **record.properties,
+        **protection.readable(ctx, record.properties),
         "id": record.id,
         "name": record.name,
         "status": record.status,

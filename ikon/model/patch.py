@@ -4,12 +4,16 @@ The wire knows two forms: `{"op": "add", "path": "/x", "value": 1}` (media type 
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from ikon.model.image import BASE, FORMATS, NULLABLE, Image, check_base, check_property, refuse_server_fields
 from ikon.problems import BadRequest, Conflict, Forbidden, ReadOnly
+
+#: Whether the caller may create, read, update or delete the property of a name.
+May = Callable[[str, str], bool]
 
 OPS = ("add", "remove", "replace")
 MEDIA_TYPES = {
@@ -95,15 +99,18 @@ def pointer(path: Any) -> str:
     return parts[0]
 
 
-def apply(image: Image, changes: list[Change], *, admin: bool) -> Image:
-    """The image as the changes leave it. Raises Conflict, Forbidden or ReadOnly; nothing is half changed, since the image is a new one."""
+def apply(image: Image, changes: list[Change], *, admin: bool, may: May = lambda operation, name: True) -> Image:
+    """The image as the changes leave it. may: what the caller may do with custom properties.
+
+    Raises Conflict, Forbidden or ReadOnly; nothing is half changed, since the image is a new one.
+    """
     fields: dict[str, Any] = {}
     properties = dict(image.properties)
     for change in changes:
         if change.name in BASE:
             _base(image, change, fields, admin=admin)
         else:
-            _property(change, properties)
+            _property(change, properties, may)
     return msgspec.structs.replace(image, **fields, properties=properties)
 
 
@@ -120,13 +127,17 @@ def _base(image: Image, change: Change, fields: dict[str, Any], *, admin: bool) 
     fields[name] = change.value
 
 
-def _property(change: Change, properties: dict[str, str]) -> None:
-    present = change.name in properties
-    if change.op == "add":
-        if change.strict and present:
-            raise Conflict(f"Property {change.name} already present.")
-    elif not present:
+def _property(change: Change, properties: dict[str, str], may: May) -> None:
+    """What the caller may not read is not there: it cannot be changed, nor, so that an answer does not tell, be added."""
+    seen = may("read", change.name)
+    present = change.name in properties and seen
+    operation = "delete" if change.op == "remove" else "update" if present else "create"
+    if change.op != "add" and not present:
         raise Conflict(f"Property {change.name} does not exist.")
+    if change.strict and present:
+        raise Conflict(f"Property {change.name} already present.")
+    if not seen or not may(operation, change.name):
+        raise ReadOnly(f"Attribute '{change.name}' is reserved.")
     if change.op == "remove":
         del properties[change.name]
     else:

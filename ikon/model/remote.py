@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from ikon.model.image import BASE, READ_ONLY, RESERVED, ContainerFormat, DiskFormat, Image, Status, check_counts, check_property
+from ikon.model.patch import May
 from ikon.problems import BadRequest, BadValue, RemoteNotActive, SourceBroken
 
 #: Bytes of the largest record that is read: 128 properties of 8 KiB.
@@ -65,10 +66,17 @@ def open_to(remote: Remote, image: Image, *, admin: bool) -> bool:
     return admin or remote.visibility in ("public", "community") or (remote.owner is not None and remote.owner == image.owner)
 
 
-def taken_over(image: Image, remote: Remote, limit: int) -> dict[str, Any]:
-    """What changes of an image. limit: properties that it may have. Raises QuotaExceeded."""
-    properties = image.properties | remote.properties
-    check_counts(len(properties), None, (limit, 0))
+def taken_over(image: Image, remote: Remote, limit: int, may: May) -> dict[str, Any]:
+    """What changes of an image. limit: properties that it may have. may: of the properties, what whoever asked for it may not write stays
+    as it is. Raises QuotaExceeded.
+    """
+    mine = {
+        name: value
+        for name, value in remote.properties.items()
+        if may("read", name) and may("update" if name in image.properties else "create", name)
+    }
+    properties = image.properties | mine
+    check_counts(sum(may("read", name) for name in properties), None, (limit, 0))
     return {**remote.formats, "properties": properties}
 
 

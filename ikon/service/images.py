@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 import msgspec
 from sqlalchemy import Connection
 
-from ikon import log, policy
+from ikon import log, policy, protection
 from ikon.config import Limits
 from ikon.context import Context
 from ikon.db import copies, events, images, jobs, lists, trash
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import Image, Importing, New, check_counts, visible
-from ikon.model.listing import Listing
+from ikon.model.listing import Listing, nothing
 from ikon.model.patch import Change, apply
 from ikon.problems import Busy, Forbidden, ImageNotFound, TooSlow, VersionMismatch
 
@@ -32,6 +32,7 @@ async def create(kit: Kit, ctx: Context, new: New, then: Callable[[Connection, I
         raise Forbidden(f"You are not permitted to create images owned by '{owner}'")
     image = _fresh(new, owner)
     policy.require(ctx, "add_image", image)
+    protection.require_creatable(ctx, image.properties)
     _require_visibility(ctx, image, "shared")
     check_counts(len(image.properties), len(image.tags), (kit.settings.limits.properties, kit.settings.limits.tags))
     for _ in range(K_TRIES):
@@ -106,6 +107,8 @@ async def browse(kit: Kit, ctx: Context, listing: Listing) -> list[Image]:
     policy.require(ctx, "get_images")
     if listing.limit == 0:
         return []
+    kept = (each if each.property is None or protection.may(ctx, "read", each.property) else nothing() for each in listing.filters)
+    listing = msgspec.structs.replace(listing, filters=tuple(kept))
     # an operator's rules may name what no index knows
     walk = lists.Walk(ctx, listing, lambda image: policy.allows(ctx, "get_image", image))
     deadline = time.monotonic() + kit.settings.limits.list_s
@@ -151,11 +154,12 @@ def _update(conn: Connection, ctx: Context, image_id: str, changes: list[Change]
     if not changes:
         return image
     policy.require(ctx, "modify_image", image)
-    changed = apply(image, changes, admin=ctx.admin)
+    changed = apply(image, changes, admin=ctx.admin, may=lambda operation, name: protection.may(ctx, operation, name))
     _require_visibility(ctx, msgspec.structs.replace(changed, owner=image.owner), image.visibility)
     grew = changed.properties.keys() - image.properties.keys()
     tags = len(changed.tags) if changed.tags != image.tags else None
-    check_counts(len(changed.properties) if grew else None, tags, (limits.properties, limits.tags))
+    seen = len(protection.readable(ctx, changed.properties))  # a number that counts what the caller may not read would tell of it
+    check_counts(seen if grew else None, tags, (limits.properties, limits.tags))
     saved = images.save(conn, image, changed)
     events.add(conn, ctx, "image.update", saved)
     return saved

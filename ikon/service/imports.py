@@ -162,6 +162,7 @@ def _asked(kit: Kit, ctx: Context, request: Request, job_id: str) -> dict[str, A
     """What a job must know of who asked and for what. A caller's token is sealed: for a region that judges by itself."""
     given = {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
     asked = {"request": given, "steps": _steps(kit, request), "roles": sorted(ctx.roles), "admin": ctx.admin}
+    asked |= {"service_roles": sorted(ctx.service_roles), "project": ctx.project, "domain": ctx.domain}
     if kit.settings.conversion.output_format:
         asked["output_format"] = kit.settings.conversion.output_format  # as the steps: what is asked of a job does not change under it
     passed_on = request.region is not None and not kit.settings.regions[request.region].user

@@ -32,6 +32,18 @@ def context(job: Job) -> Context:
     return Context(user=job.user, project=job.project or None, request_id=job.request_id or new_request_id())
 
 
+def caller(job: Job) -> Context:
+    """Who asked for a job, as they were then, for rules that look at roles."""
+    said = job.input
+    return Context(
+        user=job.user,
+        project=said.get("project"),
+        domain=said.get("domain"),
+        roles=frozenset(said.get("roles", ())),
+        service_roles=frozenset(said.get("service_roles", ())),
+    )
+
+
 def find(conn: Connection, job: Job) -> tuple[Image, Copy]:
     """A job's image and the staged data to go on from. Raises what `lost` does, and StagedDataGone."""
     image = images.get(conn, job.image_id or "")
