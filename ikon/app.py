@@ -30,6 +30,7 @@ from ikon.periodic import heartbeat, reaper, teller, updater
 from ikon.periodic.base import Process, every
 from ikon.problems import Problem, StartError
 from ikon.queue import Queue
+from ikon.signatures import Signatures
 from ikon.stores.registry import open_stores
 from ikon.transfer.fetch import Fetcher
 from ikon.transfer.intake import Intake
@@ -52,6 +53,7 @@ async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> Asy
     """All parts, ready to work, and let go of in order. processes: what runs by itself, to be run by hand too. Raises StartError."""
     stores = open_stores(settings)
     fetcher, senders, keystone = _outside(settings)
+    signatures = _signatures(settings, keystone)
     db = Database(settings.database, sinks=events.sinks(settings))
     lease = Lease(db, settings.node, settings.run)
     await lease.start()
@@ -62,7 +64,9 @@ async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> Asy
     queue = Queue(Broker(settings.broker) if settings.broker else None)
     try:
         periodic = {process.name: process.run_once for process in processes}
-        yield Kit(settings, db, lease, stores, queue, intake, outflow, fetcher, Kinds(KINDS), senders, passwords, keystone, periodic)
+        yield Kit(
+            settings, db, lease, stores, queue, intake, outflow, fetcher, Kinds(KINDS), senders, passwords, keystone, signatures, periodic
+        )
     finally:
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)
@@ -70,6 +74,8 @@ async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> Asy
         for part in (queue, intake, passwords, stores):
             part.close()
         _let_go(fetcher, senders, keystone)
+        if signatures is not None:
+            signatures.close()
 
 
 def _outside(settings: Settings) -> tuple[Fetcher, dict[str, events.Sender], Keystone | None]:
@@ -85,6 +91,13 @@ def _outside(settings: Settings) -> tuple[Fetcher, dict[str, events.Sender], Key
     fetcher = Fetcher(settings)
     senders = events.senders(settings, lambda setting, url: Poster(fetcher, setting, url).post)
     return fetcher, senders, Keystone(settings) if settings.identity == "keystone" else None
+
+
+def _signatures(settings: Settings, keystone: Keystone | None) -> Signatures | None:
+    """What verifies signatures of images, where a key manager is known, or somebody who knows it."""
+    if address := settings.signatures.key_manager:
+        return Signatures(settings, lambda: address)
+    return Signatures(settings, lambda: keystone.endpoint("key-manager")) if keystone is not None else None
 
 
 def _let_go(fetcher: Fetcher, senders: Mapping[str, events.Sender], keystone: Keystone | None) -> None:

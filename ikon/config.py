@@ -236,6 +236,18 @@ class Keystone(Struct, frozen=True, forbid_unknown_fields=True):
     ] = ""
 
 
+class Signatures(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where certificates of signed images are; with identity "keystone" their data is always compared with its signature."""
+
+    key_manager: Annotated[
+        str,
+        Meta(
+            description="Barbican's address, as \"https://barbican.example.org\"; empty: what Keystone's catalogue has as key-manager. "
+            "With another identity, signatures are verified only where it is set."
+        ),
+    ] = ""
+
+
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """Who may do what, where it is not as Ikon has it."""
 
@@ -312,6 +324,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         ),
     ] = field(default_factory=list)
     keystone: Annotated[Keystone, Meta(description="The identity service that tokens are looked up at.")] = field(default_factory=Keystone)
+    signatures: Annotated[Signatures, Meta(description="Where certificates of signed images are.")] = Signatures()
     policy: Annotated[Policy, Meta(description="Who may do what, where it is not as Ikon has it.")] = Policy()
     database: Annotated[
         str,
@@ -385,6 +398,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             *(host.split(":")[0] for given in parse_qs(parts.query).get("host", []) for host in given.split(",")),
             urlsplit(self.broker).hostname or "",
             urlsplit(self.keystone.url).hostname or "",
+            urlsplit(self.signatures.key_manager).hostname or "",
             *(server.rpartition(":")[0].strip("[]") for server in self.keystone.memcached),
             # a bus may be named as several, `rabbit://USER:PASSWORD@ONE:5672,USER:PASSWORD@OTHER:5672/`
             *(urlsplit(f"//{each}").hostname or "" for each in urlsplit(self.events.notifications).netloc.split(",")),

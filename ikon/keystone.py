@@ -111,6 +111,11 @@ class Keystone:
         token = kept.token
         return token if token and (expired or token.expires > time.time()) else None
 
+    def endpoint(self, service: str) -> str | None:
+        """Where the catalogue has a service of this type; None: nowhere. Blocks. Raises what keystoneauth1 raises."""
+        found = self._session.get_endpoint(service_type=service)
+        return str(found) if found else None
+
     def close(self) -> None:
         """Let the threads end."""
         self._pool.close()

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ikon.context import Context
+from ikon.model.signature import plain
 from ikon.problems import BadRequest, BadValue, QuotaExceeded, ReadOnly
 
 Visibility = Literal["public", "community", "shared", "private"]
@@ -253,5 +254,5 @@ def parse_new(body: Any) -> New:
             base[name] = value
         elif not (name in NULLABLE and value is None):
             check_property(name, value)
-            properties[name] = value
+            properties[name] = plain(name, value)
     return New(image_id, check_base(base), properties, "owner" in body)

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from ikon.model.image import BASE, READ_ONLY, RESERVED, ContainerFormat, DiskFormat, Image, Status, check_counts, check_property
 from ikon.model.patch import May
+from ikon.model.signature import NAMES as SIGNED
 from ikon.problems import BadRequest, BadValue, RemoteNotActive, SourceBroken
 
 #: Bytes of the largest record that is read: 128 properties of 8 KiB.
@@ -17,8 +18,8 @@ RECORD_BYTES = 1 << 20
 #: Digests that can be compared, those of fixed length that every Python has.
 ALGORITHMS = frozenset(("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "sha3_256", "sha3_512", "blake2b", "blake2s"))
 FORMATS = {"disk_format": get_args(DiskFormat), "container_format": get_args(ContainerFormat)}
-#: Attributes of an image itself, which no property is.
-NO_PROPERTY = READ_ONLY | RESERVED | BASE | {"id"}
+#: Attributes of an image itself, which no property is; and what says how its data is signed: only who imports it can say that here.
+NO_PROPERTY = READ_ONLY | RESERVED | BASE | {"id"} | set(SIGNED)
 
 
 class Remote(Struct, frozen=True):

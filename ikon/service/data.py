@@ -14,8 +14,10 @@ from ikon.db.copies import Copy
 from ikon.formats.inspector import Inspector
 from ikon.kit import Kit
 from ikon.model.image import FORMATS, Image
+from ikon.model.signature import Proof, require_same
 from ikon.problems import BadRequest, BadValue, Forbidden, ImageTooLarge, OutcomeUnknown
 from ikon.service.images import reachable
+from ikon.signatures import verifier
 from ikon.stores.registry import STAGING
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.intake import Bounds, Facts, lost
@@ -26,9 +28,9 @@ from ikon.transfer.room import Room, require
 async def upload(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[bytes], *, store: str | None, size: int | None) -> None:
     """Write an image's bytes to one store and make the image active. size: bytes that the client announced, None when it did not.
 
-    Raises ImageNotFound, Forbidden, BadValue, StatusConflict, ImageTooLarge, QuotaExceeded, FormatMismatch, UnsafeImage, StoreFull,
-    RoomPromised, StoreDenied, StoreDown, ClientGone, ImageDeleted. When it fails the image is queued again with the reason; what the
-    store kept is named by a copies row until it is gone.
+    Raises ImageNotFound, Forbidden, BadValue, StatusConflict, ImageTooLarge, QuotaExceeded, FormatMismatch, UnsafeImage, SignatureRefused,
+    KeyManagerDown, StoreFull, RoomPromised, StoreDenied, StoreDown, ClientGone, ImageDeleted. When it fails the image is queued again with
+    the reason; what the store kept is named by a copies row until it is gone.
     """
     attempt = new_attempt(kit, image_id, kit.stores.choose(store))
     most, limit = kit.settings.limits.image_bytes, kit.settings.quota.bytes
@@ -36,13 +38,19 @@ async def upload(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[by
     async with kit.intake.undoing(ctx, attempt):
         image, copy = await kit.db.write(_begin, ctx, attempt, record(kit, attempt, size or 0), size, most, limit, room)
         attempt.reserved = copy.reserved
+        proof = await kit.signatures.proof(ctx, image.properties, image_id) if kit.signatures else None
         inspector = Inspector(image.disk_format or "", image.container_format or "", kit.settings.formats)
         facts = await kit.intake.take_in(
-            attempt, blocks, Bounds(size, most), inspector, lambda conn, by: quota.charge(conn, copy.project, by, limit)
+            attempt,
+            blocks,
+            Bounds(size, most),
+            inspector,
+            lambda conn, by: quota.charge(conn, copy.project, by, limit),
+            witness=verifier(proof, image_id),
         )
         await kit.lease.held()
         try:
-            await kit.db.write(_finish, ctx, attempt, facts, kit.lease.id, limit)
+            await kit.db.write(_finish, ctx, attempt, facts, proof, kit.lease.id, limit)
         except OutcomeUnknown:
             if not await kit.db.read(_is_ready, attempt.copy_id):
                 raise
@@ -94,11 +102,12 @@ def _begin(
     return image, copy
 
 
-def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, me: str, limit: int) -> None:
+def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, proof: Proof | None, me: str, limit: int) -> None:
     image = images.lock(conn, attempt.image_id)
     copy = copies.get(conn, attempt.copy_id)
     if image is None or copy is None or not copies.finish(conn, attempt.copy_id, me, facts.size):
         raise lost(conn, attempt.image_id)
+    require_same(image.properties, proof)
     image = images.move(
         conn,
         image,

@@ -14,6 +14,7 @@ from ikon.kit import Kit
 from ikon.model.image import UUID, Image, Importing
 from ikon.model.imports import COPY, DIRECT, REMOTE, WEB, Request, require_ready
 from ikon.model.job import ANY, BACKGROUND, USER, Job, New, node_queue
+from ikon.model.signature import Proof, proof_of, require_same
 from ikon.model.tasks import POSTED, NewTask, Tasks
 from ikon.problems import BadRequest, BadValue, Conflict, Forbidden, ImageTooLarge, NotFound, OutcomeUnknown, StagedDataGone
 from ikon.queue import new_id
@@ -76,7 +77,7 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str 
     """Enqueue an import, or a copy of an active image into more stores. Returns the job's id, None where there is nothing to do.
 
     Raises Conflict for a store that is not configured, BadValue for a region that is not, ImageNotFound, Forbidden, StatusConflict,
-    BadRequest.
+    BadRequest, SignatureRefused, KeyManagerDown.
     """
     named = tuple(kit.stores.all) if request.all_stores else request.stores or (kit.stores.default,)
     for store in named:
@@ -86,8 +87,12 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str 
         kit.fetcher.check(request.uri)
     if request.region is not None and request.region not in kit.settings.regions:
         raise BadValue(f"'glance_region': no region {request.region:.64} is configured. Configured: {', '.join(kit.settings.regions)}")
-    job_id = new_id()
-    asked, deadline_s = _asked(kit, ctx, request, job_id), kit.settings.jobs.deadline_s
+    job_id, deadline_s = new_id(), kit.settings.jobs.deadline_s
+    proof = None
+    if kit.signatures and request.method != COPY:  # asked for now, while the caller's token is good
+        image = await kit.db.read(_importable, ctx, image_id, request)
+        proof = await kit.signatures.proof(ctx, image.properties, image_id)
+    asked = _asked(kit, ctx, request, job_id, proof)
     queue = await kit.db.write(_start, ctx, image_id, request, named, job_id, asked, deadline_s)
     if queue is None:
         return None
@@ -107,9 +112,8 @@ def _start(
     deadline_s: float,
 ) -> str | None:
     """Returns the queue that has work by that, None when there is nothing to do."""
-    image = reachable(conn, ctx, image_id, lock=True)
-    require_ready(image, request)
-    policy.require(ctx, "copy_image" if request.method == COPY else "modify_image", image)
+    image = _importable(conn, ctx, image_id, request, lock=True)
+    require_same(image.properties, proof_of(asked))
     targets = [store for store in named if store not in image.stores]
     if request.method == COPY and not request.all_stores and len(targets) < len(named):
         raise BadRequest(f"Image is already present at store '{next(store for store in named if store in image.stores)}'")
@@ -121,6 +125,13 @@ def _start(
     asked = asked | ({"fetched": fetched} if fetched else {"staged": staged.id} if staged else {})
     _enqueue(conn, ctx, image, targets, "copy" if request.method == COPY else "import", job_id, asked, deadline_s, queue)
     return queue
+
+
+def _importable(conn: Connection, ctx: Context, image_id: str, request: Request, *, lock: bool = False) -> Image:
+    image = reachable(conn, ctx, image_id, lock=lock)
+    require_ready(image, request)
+    policy.require(ctx, "copy_image" if request.method == COPY else "modify_image", image)
+    return image
 
 
 def _enqueue(
@@ -158,13 +169,15 @@ def _enqueue(
     return image
 
 
-def _asked(kit: Kit, ctx: Context, request: Request, job_id: str) -> dict[str, Any]:
+def _asked(kit: Kit, ctx: Context, request: Request, job_id: str, proof: Proof | None) -> dict[str, Any]:
     """What a job must know of who asked and for what. A caller's token is sealed: for a region that judges by itself."""
     given = {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
     asked = {"request": given, "steps": _steps(kit, request), "roles": sorted(ctx.roles), "admin": ctx.admin}
     asked |= {"service_roles": sorted(ctx.service_roles), "project": ctx.project, "domain": ctx.domain}
     if kit.settings.conversion.output_format:
         asked["output_format"] = kit.settings.conversion.output_format  # as the steps: what is asked of a job does not change under it
+    if proof is not None:
+        asked["proof"] = msgspec.to_builtins(proof)
     passed_on = request.region is not None and not kit.settings.regions[request.region].user
     if passed_on and ctx.token and kit.settings.secret:
         asked["token"] = seal(kit.settings.secret, ctx.token, job_id)
@@ -219,14 +232,16 @@ def _tasks(conn: Connection, ctx: Context, image_id: str) -> list[Job]:
 async def post_task(kit: Kit, ctx: Context, new: NewTask) -> Job:
     """Register an image and enqueue the import of its data, for administrators: both or neither.
 
-    Raises Forbidden, also where nothing may be fetched from the web, SourceNotAllowed, QuotaExceeded, ImageExists.
+    Raises Forbidden, also where nothing may be fetched from the web, SourceNotAllowed, QuotaExceeded, ImageExists, SignatureRefused,
+    KeyManagerDown.
     """
     policy.require(ctx, "tasks_api_access")
     if WEB not in kit.settings.imports.methods:
         raise Forbidden(f"'{WEB}' method is not available at this site.")
     kit.fetcher.check(new.uri)
     job_id, request = new_id(), Request(WEB, uri=new.uri)
-    asked = _asked(kit, ctx, request, job_id) | {"task": new.shown}
+    proof = await kit.signatures.proof(ctx, new.image.properties, new.image.id) if kit.signatures else None
+    asked = _asked(kit, ctx, request, job_id, proof) | {"task": new.shown}
     targets, deadline_s = [kit.stores.default], kit.settings.jobs.deadline_s
     image = await create(kit, ctx, new.image, lambda conn, image: _enqueue(conn, ctx, image, targets, POSTED, job_id, asked, deadline_s))
     kit.queue.ring()

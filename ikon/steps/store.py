@@ -16,8 +16,10 @@ from ikon.formats.inspector import Inspector
 from ikon.kit import Kit
 from ikon.model.image import FORMATS, Image, Importing
 from ikon.model.job import Job
+from ikon.model.signature import proof_of, require_same
 from ikon.problems import Conflict, DataUnavailable, Problem, StoreFull
 from ikon.service.data import drop_staged, new_attempt, record
+from ikon.signatures import verifier
 from ikon.steps import staging
 from ikon.steps.base import Work
 from ikon.transfer.attempts import Attempt
@@ -57,6 +59,7 @@ class Store:
                 staging.watched(reader.blocks(), work, size),
                 Bounds(size, size),
                 inspector,
+                witness=verifier(proof_of(job.input), job.image_id) if self._staged else None,
                 others=going[1:],
                 tolerant=tolerant,
             )
@@ -120,6 +123,7 @@ class Store:
             assert facts.verdict is not None
             if any(getattr(image, name) != getattr(inspected, name) for name in FORMATS):  # which may be patched while an import runs
                 raise Conflict("The image's formats were changed while its data was looked at. Import it again")
+            require_same(image.properties, proof_of(job.input))
             changes |= {"status": "active", "size": facts.size, "checksum": facts.checksum, "digests": first.copy_id, "reason": None}
             changes |= {"os_hash_algo": facts.os_hash_algo, "os_hash_value": facts.os_hash_value}
             changes["virtual_size"] = facts.verdict.virtual_size

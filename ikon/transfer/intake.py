@@ -10,7 +10,7 @@ import functools
 import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from sqlalchemy import Connection
@@ -61,6 +61,19 @@ SECOND_LOOK_S = 600
 
 #: Charges somebody, last in a transaction, with so many bytes more.
 Charge = Callable[[Connection, int], None]
+
+
+class Witness(Protocol):
+    """Sees all data, on a thread, and has its say before it is kept."""
+
+    def update(self, batch: Sequence[Buffer], /) -> None:
+        """Take some of the data."""
+
+    def end(self) -> object:
+        """All has come. Raises a Problem for data that is not to be kept."""
+
+
+Watcher = Inspector | Md5 | BlockDigests | Witness
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -148,26 +161,29 @@ class Intake:
         inspector: Inspector | None = None,
         charge: Charge | None = None,
         *,
+        witness: Witness | None = None,
         others: Sequence[Attempt] = (),
         tolerant: bool = False,
     ) -> Facts:
         """Store a stream and make it durable. What was not promised to the attempt before is now, and of unknown length as it comes.
 
-        inspector: None where the bytes are an image's already, or none's yet. charge: who pays for what is promised here. others: more
-        attempts for the same bytes, each in a store of its own and with its promise; the digests of blocks are kept under the first.
-        tolerant: go on while one store takes the data; Facts.failed says which do not.
+        inspector: None where the bytes are an image's already, or none's yet. charge: who pays for what is promised here. witness: who else
+        has to agree. others: more attempts for the same bytes, each in a store of its own and with its promise; the digests of blocks are
+        kept under the first. tolerant: go on while one store takes the data; Facts.failed says which do not.
 
-        Raises BadRequest for a length that is not the announced one, ImageTooLarge, QuotaExceeded, FormatMismatch, UnsafeImage, StoreFull,
-        RoomPromised, StoreDenied, StoreDown, ClientGone, and ImageDeleted when the first attempt is stopped meanwhile.
+        Raises what the witness does, BadRequest for a length that is not the announced one, ImageTooLarge, QuotaExceeded, FormatMismatch,
+        UnsafeImage, StoreFull, RoomPromised, StoreDenied, StoreDown, ClientGone, and ImageDeleted when the first attempt is stopped.
         """
         block_digests = BlockDigests()
-        watchers: list[Inspector | Md5 | BlockDigests] = [block_digests]
+        watchers: list[Watcher] = [block_digests]
         # most of the CPU that there is to it, and of use for an image's record alone
         whole = (Md5(), Multihash()) if inspector else None
         if whole:
             watchers.insert(0, whole[0])
         if inspector:
             watchers.insert(0, inspector)  # in the same hop to a thread, which costs more than the inspector does
+        if witness:
+            watchers.insert(0, witness)
         await self.reserve(attempt, bounds.expected or 0, charge)
         outlets = _Outlets((attempt, *others), tolerant=tolerant)
         await outlets.each(lambda each: outcome(self._begin(each, bounds.expected)))
@@ -188,6 +204,8 @@ class Intake:
         if bounds.expected is not None and size != bounds.expected:
             raise BadRequest(f"Size mismatch: expected {bounds.expected} bytes, got {size} bytes")
         verdict = await self.pool.run(inspector.end) if inspector else None
+        if witness:
+            await self.pool.run(witness.end)
         if rest := block_digests.rest():
             await self._keep_digests(attempt, gibs, rest)
         await self._lease.held()
@@ -316,7 +334,7 @@ async def outcome_of(work: Awaitable[None]) -> None:
     await asyncio.shield(asyncio.ensure_future(work))
 
 
-def _update_all(watchers: Sequence[Inspector | Md5 | BlockDigests], batch: Sequence[Buffer]) -> None:
+def _update_all(watchers: Sequence[Watcher], batch: Sequence[Buffer]) -> None:
     for watcher in watchers:
         watcher.update(batch)
 

@@ -10,7 +10,7 @@ FLOORS = [
     "problems config context log threads metrics",
     "model",
     "db stores formats broker",
-    "policy protection quota queue events transfer passwords seal keystone",
+    "policy protection quota queue events transfer passwords seal keystone signatures",
     "kit policyfile",
     "service",
     "steps",
@@ -37,6 +37,8 @@ HEAVY = (
     "argon2",
     "backports",
     "cryptography",
+    "cursive",
+    "castellan",
 )
 
 

@@ -31,18 +31,20 @@ def free_port(count: int = 1) -> int:
 
 
 class Server:
-    """One server: "mariadb", "postgres", "rabbitmq", "keystone", "memcached" or "http". As a context manager it runs inside and leaves nothing behind.
+    """One server: "mariadb", "postgres", "rabbitmq", "keystone", "barbican", "memcached" or "http". As a context manager it runs inside and leaves nothing behind.
 
     Not durable: what was committed within the last second before a `kill` may be lost, as nothing is synced to disk.
     """
 
-    def __init__(self, name: str, *, durable: bool = False, address: str = "127.0.0.1") -> None:
-        """address: where "http" listens, the others being on 127.0.0.1."""
+    def __init__(self, name: str, *, durable: bool = False, address: str = "127.0.0.1", **env: str) -> None:
+        """address: where "http" listens, the others being on 127.0.0.1. env: what else its script takes."""
         self.name, self.port = name, free_port(3)
         # short, as Unix sockets want it, and open to the user that the server runs as, which pytest's tmp_path is not
         self.directory = Path(tempfile.mkdtemp(prefix=f"ikon-{name}-"))
         self.directory.chmod(0o755)
-        self._env = os.environ | {"DIR": str(self.directory), "PORT": str(self.port), "DURABLE": "1" if durable else "0", "ADDR": address}
+        self._env = (
+            os.environ | {"DIR": str(self.directory), "PORT": str(self.port), "DURABLE": "1" if durable else "0", "ADDR": address} | env
+        )
 
     def __enter__(self) -> Self:
         self._run("install")

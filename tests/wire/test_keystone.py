@@ -171,6 +171,18 @@ def test_roles_of_a_service_are_not_those_of_the_caller(ikon: Ikon, cloud: Cloud
     assert lists(ikon, by(cloud.token("alice"), "nonsense")) == 200
 
 
+def test_roles_of_a_service_count_for_properties_and_those_of_any_other_second_token_do_not(cloud: Cloud, tmp_path: Path) -> None:
+    (tmp_path / "protections.conf").write_text("[.*]\ncreate = admin\nread = admin\nupdate = admin\ndelete = admin\n")
+    with Ikon(tmp_path / "ikon", **cloud.settings(), policy={"property_protection_file": str(tmp_path / "protections.conf")}) as server:
+        alice = cloud.token("alice")
+
+        answers = [server.try_create({"x": "1"}, who=by(alice, second)) for second in (None, cloud.token("admin"), cloud.token("glance"))]
+
+        assert [answer.status for answer in answers] == [403, 403, 201]
+        assert "x" in answers[2].json
+        assert "x" not in server.get(f"/v2/images/{answers[2].json['id']}", who=by(alice)).json
+
+
 @pytest.fixture
 def expired(cloud: Cloud) -> Iterator[str]:
     """A token of alice that has had its time."""
