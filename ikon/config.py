@@ -27,7 +27,7 @@ PREFIX = "IKON_"
 SECRETS = ("broker", "database", "events.notifications")
 #: An origin in the one form in which browsers send it (RFC 6454, 6.2).
 ORIGIN = re.compile(r"(http(?!.*:80$)|https(?!.*:443$))://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
-#: A region's endpoint, on which all readers of URLs agree; the fetcher reads it more strictly still.
+#: A region's or the key manager's endpoint, on which all readers of URLs agree; the fetcher reads it more strictly still.
 REGION_URL = re.compile(r"https?://([a-z0-9]([a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~/-]*)?")
 #: Characters of a secret that nobody guesses.
 SECRET = 32
@@ -579,6 +579,8 @@ def _completed(settings: Settings) -> Settings:
                 f"config: cors.allowed_origins: {origin!r} is no origin as browsers send it. "
                 "Allowed: http:// or https://, a host in lower case, and :PORT where it is not the usual one; no path"
             )
+    if (address := settings.signatures.key_manager) and not REGION_URL.fullmatch(address):
+        raise StartError(f"config: signatures.key_manager = {address!r}: {_help(Settings, ['signatures', 'key_manager'])}")
     _check_egress(settings.egress)
     _check_regions(settings)
     offered = [method for method in settings.imports.methods if method != "glance-download" or settings.regions]

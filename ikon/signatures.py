@@ -71,7 +71,8 @@ class Signatures:
     async def proof(self, ctx: Context, properties: dict[str, str], image_id: str | None) -> Proof:
         """What the data of an image with these properties has to prove. image_id None: it has none yet.
 
-        Raises SignatureRefused, naming the property, for what can never be verified, and KeyManagerDown.
+        Raises SignatureRefused, naming the property, for what can never be verified, KeyManagerDown, and Unavailable where the library is
+        missing.
         """
         said = signed(properties)
         if not said:
@@ -87,6 +88,8 @@ class Signatures:
                 return await self._pool.run(self._proof, ctx.token, said)
             except Late:
                 raise _down("it takes too long") from None
+            except ImportError:
+                raise _missing() from None
         except _Wrong as wrong:
             raise SignatureRefused(image_id, str(wrong)) from None
 
@@ -147,8 +150,12 @@ def verifier(proof: Proof | None, image_id: str) -> Verifier | None:
     try:
         return Verifier(_hasher(proof), image_id)
     except ImportError:
-        log.get().error("signatures cannot be verified", because="pip install 'ikon[openstack]'")
-        raise Unavailable("Signatures cannot be verified here. The operator has been told") from None
+        raise _missing() from None
+
+
+def _missing() -> Unavailable:
+    log.get().error("signatures cannot be verified", because="what verifies them is not installed: pip install 'ikon[openstack]'")
+    return Unavailable("Signatures cannot be verified here. The operator has been told")
 
 
 def _down(because: str) -> KeyManagerDown:

@@ -15,8 +15,6 @@ SIGNATURE, HASH_METHOD, KEY_TYPE, CERTIFICATE = NAMES = (
     "img_signature_key_type",
     "img_signature_certificate_uuid",
 )
-
-
 #: The base64 of a signature as openstackclient 10.5 sends it: as Python spells bytes. No base64 holds a quote.
 SPELLED = re.compile(r"b'([^']*)'")
 

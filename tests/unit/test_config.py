@@ -62,6 +62,13 @@ FILE = [
     ('secret = "short"', "secret", "5 characters", "32 or more"),
     ("regions = 3", "regions", "3", "[regions.NAME]"),
     ("[regions.east]", "regions.east.url", "is missing", "endpoint"),
+    ('[signatures]\nkey_manager = "barbican:9311"', "signatures.key_manager", "'barbican:9311'", "https://barbican.example.org"),
+    (
+        '[policy]\nproperty_protection_rule_format = "users"',
+        "policy.property_protection_rule_format",
+        "'users'",
+        "Allowed: roles, policies",
+    ),
     ("[regions.east]\nurl = 3", "regions.east.url", "3", "endpoint"),
     ('[regions.east]\nurl = "http://a"\nwait = 3', "regions.east.wait", "is no setting", "Known keys here: password"),
     *(
