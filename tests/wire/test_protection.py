@@ -212,7 +212,7 @@ def test_an_import_from_another_region_brings_no_property_that_its_caller_may_no
         method = {"name": "glance-download", "glance_region": "away", "glance_image_id": remote}
         answer = ikon.post(f"/v2/images/{image}/import", {"method": method}, who=who)
         assert answer.status == 202, answer
-        eventually(lambda: ikon.show(image)["status"] == "active")
+        eventually(lambda: ikon.show(image)["status"] == "active", 60)
         return {name: value for name, value in ikon.show(image).items() if name.startswith("hw_")}
 
     assert imported(someone()) == {"hw_bus": "virtio"}

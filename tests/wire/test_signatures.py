@@ -169,7 +169,7 @@ def ended(ikon: Ikon, image: str, who: dict[str, str]) -> dict[str, Any]:
         task = ikon.get(f"/v2/images/{image}/tasks", who=who).json["tasks"][-1]
         return task if task["status"] in ("success", "failure") else None
 
-    return dict(eventually(last))
+    return dict(eventually(last, 60))
 
 
 def state(ikon: Ikon, image: str, who: dict[str, str]) -> tuple[str, int | None, str | None]:
@@ -284,12 +284,30 @@ def test_imported_data_has_to_be_what_was_signed(
     image, task = imported(signed(b"other"))
     assert (task["status"], f"Signature verification failed for image {image}: " in task["message"]) == ("failure", True)
     assert state(ikon, image, alice) == ("queued", None, None)
-    eventually(lambda: files(ikon) == before)
+    eventually(lambda: files(ikon) == before, 60)
     cause = ikon.get(f"/ikon/v1/images/{image}/timeline", who=alice).json["now"]["cause"]
     assert "the data is not what was signed" in cause
 
     image, task = imported(signed(DATA))
     assert (task["status"], state(ikon, image, alice)[:2]) == ("success", ("active", len(DATA)))
+
+
+def test_a_posted_task_is_held_to_its_signature_and_one_that_can_never_be_verified_makes_no_image(
+    ikon: Ikon, cloud: Cloud, barbican: KeyManager, signed: Callable[..., dict[str, str]], source: str
+) -> None:
+    admin = by(cloud.token("admin"))
+    own = barbican.keep(admin["X-Auth-Token"], certificate(RSA).public_bytes(Encoding.PEM))
+
+    def posted(name: str, fields: dict[str, str]) -> Answer:
+        task = {"import_from": source, "import_from_format": "raw", "image_properties": {"name": name} | fields}
+        return ikon.post("/v2/tasks", {"type": "import", "input": task}, who=admin)
+
+    refused = posted("alice's certificate", signed(DATA))
+    good, bad = (posted(name, signed(data) | {CERTIFICATE: own}) for name, data in (("good", DATA), ("bad", b"other")))
+
+    assert (refused.status, CERTIFICATE in refused.message, ikon.ids("?name=alice's%20certificate", who=admin)) == (400, True, [])
+    assert [ended(ikon, answer.json["image_id"], admin)["status"] for answer in (good, bad)] == ["success", "failure"]
+    assert [state(ikon, answer.json["image_id"], admin)[0] for answer in (good, bad)] == ["active", "queued"]
 
 
 def test_properties_that_are_changed_while_the_data_comes_prove_nothing(
@@ -301,7 +319,7 @@ def test_properties_that_are_changed_while_the_data_comes_prove_nothing(
         def blocks(image: str = image) -> Iterator[bytes]:
             yield DATA[:1_000_000]
             change = [{"op": "add", "path": f"/{SIGNATURE}", "value": "c2lnbmF0dXJl"}]
-            eventually(lambda: state(ikon, image, alice)[0] == "saving")
+            eventually(lambda: state(ikon, image, alice)[0] == "saving", 60)
             assert ikon.patch(image, change, who=alice).status == 200
             yield DATA[1_000_000:]
 
