@@ -146,7 +146,9 @@ def _input(job: Job, ctx: Context) -> dict[str, Any]:
         shown: dict[str, Any] = {"import_from": _bare(asked["uri"]), **job.input["task"]}
         if "image_properties" in shown:
             fields = shown["image_properties"]
-            shown["image_properties"] = {name: fields[name] for name in fields if name in BASE or protection.may(ctx, "read", name)}
+            shown["image_properties"] = {
+                name: fields[name] for name in fields if name in (*BASE, "id") or protection.may(ctx, "read", name)
+            }
         return shown
     method = {"name": asked["method"]}
     if asked.get("uri"):
