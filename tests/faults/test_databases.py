@@ -177,16 +177,23 @@ class World:
         lives = [life for client in self.clients for life in client.lives]
         there = {row.id for row in self.rows("SELECT id FROM images")}
         assert there == {life.id for life in lives if not life.ends}
-        for life in lives:
-            if life.id in there:
-                assert is_whole(self.ikon, life.id, life.data), life.id
-                assert self.ikon.show(life.id)["colour"] == life.colour
+        check_lives(self.ikon, lives)
         counted = self.rows("SELECT SUM(reserved) FROM copies WHERE project = 'p'")[0][0]
         [held] = [row.bytes for row in self.rows("SELECT * FROM `usage`" if self.url.startswith("mysql") else 'SELECT * FROM "usage"')]
         assert held == counted == sum(len(life.data) for life in lives if not life.ends)
         assert {note.status for note in self.notes()} <= {200, 201, 204, 404, 409, 503, 0}
         assert "Traceback" not in self.ikon.log.read_text(errors="replace"), self.ikon.tail()
         return f"{len(lives)} images, none lost, none half done, usage is what a recount gives"
+
+
+def check_lives(server: Ikon, lives: Sequence[Life]) -> None:
+    """Each image is as its client was told, or gone."""
+    for life in lives:
+        if life.ends:
+            assert server.call("GET", f"/v2/images/{life.id}").status == 404, life.id
+        else:
+            assert is_whole(server, life.id, life.data), life.id
+            assert server.show(life.id)["colour"] == life.colour
 
 
 # Faults

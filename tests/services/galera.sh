@@ -3,6 +3,8 @@
 # mysql://ikon:secret@127.0.0.1:PORT/ikon (utf8mb4)     `start` also brings back a node that was killed     ports up to PORT+8 are used
 . "$(dirname "$0")/lib.sh"
 U=mysql
+# the same for all three: who suspects a dead node much sooner than the others leaves them too
+EVS="evs.keepalive_period=PT0.5S;evs.suspect_timeout=PT3S;evs.inactive_timeout=PT15S"
 do_install() { apt_need mariadb-server mariadb-client galera-4 galera-arbitrator-4 rsync lsof iproute2; }
 
 sql() { mariadb --no-defaults -S "$DIR/sock$1" -u root -N -e "${2:-select 1}"; }
@@ -28,7 +30,7 @@ node() {
         --wsrep-on=ON --wsrep-provider=/usr/lib/galera/libgalera_smm.so --wsrep-cluster-name="ikon-$PORT" --wsrep-node-name="node$n" \
         --wsrep-cluster-address="gcomm://$ADDR:$((PORT + 2)),$ADDR:$((PORT + 4))" --wsrep-node-address="$ADDR" --wsrep-slave-threads=1 \
         --wsrep-sst-method=rsync --wsrep-sst-receive-address="$ADDR:$((PORT + 5 + n))" \
-        --wsrep-provider-options="gmcast.listen_addr=tcp://$ADDR:$at;ist.recv_addr=$ADDR:$((at + 1));gcache.size=32M;evs.keepalive_period=PT0.5S;evs.suspect_timeout=PT2S;evs.inactive_timeout=PT4S" \
+        --wsrep-provider-options="gmcast.listen_addr=tcp://$ADDR:$at;ist.recv_addr=$ADDR:$((at + 1));gcache.size=32M;$EVS" \
         "$@"
     wait_for 90 synced "$n" || die "node $n: $(tail -20 "$DIR/galera$n.log")"
 }
@@ -44,7 +46,7 @@ do_start() {
         create user if not exists ikon@'127.0.0.1' identified by 'secret'; grant all on *.* to ikon@'127.0.0.1'"
     node 2
     bg arbitrator garbd --group "ikon-$PORT" --address "gcomm://$ADDR:$((PORT + 2)),$ADDR:$((PORT + 4))" \
-        --options "gmcast.listen_addr=tcp://$ADDR:$((PORT + 8))"
+        --options "gmcast.listen_addr=tcp://$ADDR:$((PORT + 8));$EVS"
     wait_for 30 has_three
 }
 has_three() { [ "$(sql 1 "show status like 'wsrep_cluster_size'" | cut -f2)" = 3 ]; }
