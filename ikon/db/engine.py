@@ -164,7 +164,7 @@ class Database:
         """Carry out a call, again where it failed before its commit and another try may do better."""
         pause = PAUSE_S
         line.relax()
-        for tries in range(1, TRIES + 1):
+        for tries in range(1, TRIES + 2):  # one more, for a node of Galera that has to catch up first
             if self._unreachable and time.monotonic() - call.since > GIVE_UP_S:
                 raise DatabaseDown(retry_after_s=1)  # it has waited long enough behind others that reached nobody
             try:
@@ -178,7 +178,7 @@ class Database:
                     raise
                 self._unreachable = means == LOST
                 late = time.monotonic() - call.since > GIVE_UP_S
-                if means in (DOWN, SLOW) or tries == TRIES or late or self._closing.wait(pause * random.uniform(0.5, 1)):  # noqa: S311
+                if means in (DOWN, SLOW) or tries >= TRIES or late or self._closing.wait(pause * random.uniform(0.5, 1)):  # noqa: S311
                     log.get().warning("database call failed", means=means, tries=tries, error=failures.facts(error))
                     raise failures.problem(means, error) from error
                 pause = min(2 * pause, LONGEST_PAUSE_S)

@@ -160,9 +160,7 @@ def test_no_job_is_claimed_twice_and_no_limit_is_passed(galera: Galera, database
         for n, db in enumerate(sides):
             await db.write(instances.enlist, f"claimer{n}", f"node{n}", alone=False)
         async with asyncio.timeout(120):
-            await asyncio.gather(
-                *(claimer(sides[n % 2], f"claimer{n % 2}", random.Random(n), found, most) for n in range(6))  # noqa: S311
-            )
+            await asyncio.gather(*(claimer(sides[n % 2], f"claimer{n % 2}", random.Random(n), found, most) for n in range(6)))
         for db in sides:
             await db.close()
         return found, most

@@ -20,7 +20,7 @@ class Galera(Server):
 
     def at(self, node: int) -> "pymysql.Connection[pymysql.cursors.Cursor]":
         """A connection to one node, which commits each statement by itself."""
-        return pymysql.connect(host="127.0.0.1", port=self.port + node - 1, user="ikon", password="secret", autocommit=True)  # noqa: S106
+        return pymysql.connect(host="127.0.0.1", port=self.port + node - 1, user="ikon", password="secret", autocommit=True)
 
     def value(self, node: int, query: str) -> object:
         """The last column of the first row that a query finds at a node."""
