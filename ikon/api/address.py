@@ -12,7 +12,8 @@ from ikon.problems import BadRequest
 HOST = re.compile(r"([A-Za-z0-9_]([A-Za-z0-9_.-]{0,251}[A-Za-z0-9_])?|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5})?")
 #: What a proxy may take off the front of a path. No segment is dots alone.
 PREFIX = re.compile(r"(/(?!\.+(/|$))[A-Za-z0-9._~-]+){1,10}/?|/")
-PREFIX_LENGTH = 200
+#: Characters of one value.
+LONGEST = 260
 USUAL = {"http": "80", "https": "443"}
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -66,7 +67,7 @@ def _said(request: Request, name: str, form: re.Pattern[str], allowed: str) -> s
     """What the nearest proxy says in an X-Forwarded- header: its last value, those before came from further away. Empty: nothing."""
     value = ",".join(request.headers.getlist(f"x-forwarded-{name}")).rpartition(",")[2].strip()
     port = value.rpartition(":")[2] if name == "host" else value if name == "port" else ""
-    if value and (len(value) > PREFIX_LENGTH + 60 or not form.fullmatch(value) or (port.isdigit() and not 0 < int(port) < 65536)):
+    if value and (len(value) > LONGEST or not form.fullmatch(value) or (port.isdigit() and not 0 < int(port) < 65536)):
         raise BadRequest(f"X-Forwarded-{name.capitalize()} is not {allowed}.")
     return value
 

@@ -116,7 +116,7 @@ def _tables_of_mariadb(conn: Connection) -> Iterator[Finding]:
     found = [row for row in conn.exec_driver_sql(query) if row[0] in _tables()]
     for name, engine, has in found:
         wrong["engine"] += [] if engine == "InnoDB" else [name]
-        wrong["text"] += [] if has == collation else [name]
+        wrong["text"] += [] if has == collation or name not in metadata.tables else [name]
     keyed = (
         "SELECT table_name FROM information_schema.table_constraints WHERE table_schema = DATABASE() AND constraint_type = 'PRIMARY KEY'"
     )
@@ -124,7 +124,7 @@ def _tables_of_mariadb(conn: Connection) -> Iterator[Finding]:
     remedies = {
         "engine": "ALTER TABLE ... ENGINE = InnoDB, for each",
         "text": f"ALTER TABLE ... CONVERT TO CHARACTER SET utf8mb4 COLLATE {collation}, for each: it takes different names for the same",
-        "primary key": "Run: ikon db upgrade; Galera cannot replicate a table without one",
+        "primary key": "ALTER TABLE ... ADD PRIMARY KEY, for each, of the columns that the reference names: Galera needs one",
     }
     wrong["primary key"] = [row[0] for row in found if row[0] not in keys]
     for what, names in wrong.items():

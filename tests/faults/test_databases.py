@@ -24,7 +24,7 @@ from tests.services.servers import Server
 pytestmark = pytest.mark.slow
 CLIENTS = 6
 #: Seconds of load before a fault and after it.
-QUIET_S = 1.0
+QUIET_S = 0.5
 #: Seconds in which copies of attempts that a fault broke off are gone: a reaper's run or two, behind whatever waits after a failure.
 MENDED_S = 90.0
 QUOTA = 1 << 40

@@ -112,23 +112,32 @@ def test_a_node_that_lags_behind_looks_again_before_it_says_no(galera: Galera, p
             assert not deed.endswith("/file") or status == 204 or answer.body == DATA
 
 
+def until_free(deed: Callable[[], Answer]) -> int:
+    """The status of a deed, tried again while others are in the way."""
+    for _ in range(100):
+        answer = deed()
+        if answer.status != 503:
+            break
+        time.sleep(0.1)
+    return answer.status
+
+
 def test_patches_through_both_nodes_all_count(pair: tuple[Ikon, Ikon]) -> None:
     image = pair[0].create()
 
     def change(number: int) -> int:
         server = pair[number % 2]
         if number % 3 == 0:
-            return server.call("PUT", f"/v2/images/{image}/tags/tag{number}").status
-        return server.patch(image, **{f"key{number}": "x"}).status
+            return until_free(lambda: server.call("PUT", f"/v2/images/{image}/tags/tag{number}"))
+        return until_free(lambda: server.patch(image, **{f"key{number}": "x"}))
 
     with ThreadPoolExecutor(12) as pool:
         statuses = Counter(pool.map(change, range(60)))
 
-    assert set(statuses) <= {200, 204, 503}, statuses
-    record = pair[0].show(image)
-    done = len(record["tags"]) + len([key for key in record if key.startswith("key")])
-    assert done == statuses[200] + statuses[204]
-    assert done > 50
+    assert statuses == {200: 40, 204: 20}
+    for server in pair:
+        record = server.show(image)
+        assert len(record["tags"]) + len([key for key in record if key.startswith("key")]) == 60
 
 
 def test_no_job_is_claimed_twice_and_no_limit_is_passed(galera: Galera, database: str, say: Say) -> None:
@@ -190,9 +199,9 @@ def test_the_quota_is_kept_by_uploads_through_both_nodes(galera: Galera, tmp_pat
         for _ in range(2):
             images = [left.create() for _ in range(8)]
             statuses = Counter(
-                pool.map(lambda n, images=images: (left, right)[n % 2].upload(images[n], noise(3 * MIB, n)).status, range(8))
+                pool.map(lambda n, images=images: until_free(lambda: (left, right)[n % 2].upload(images[n], noise(3 * MIB, n))), range(8))
             )
-            assert set(statuses) <= {204, 413, 503}, statuses
+            assert set(statuses) <= {204, 413}, statuses
             assert 1 <= statuses[204] <= 3, statuses
             left.settle(within_s=MENDED_S)
             [held] = [row.bytes for row in left.rows("SELECT bytes FROM `usage` WHERE project = 'p'")]

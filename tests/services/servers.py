@@ -33,18 +33,27 @@ def free_port(count: int = 1) -> int:
 
 
 class Server:
-    """One server: "mariadb", "galera", "postgres", "rabbitmq", "keystone", "memcached" or "http". As a context manager it runs inside and leaves nothing behind.
+    """One server: "mariadb", "galera", "postgres", "rabbitmq", "keystone", "memcached", "haproxy" or "http". As a context manager it runs inside and leaves nothing behind.
 
     Not durable: what was committed within the last second before a `kill` may be lost, as nothing is synced to disk.
     """
 
-    def __init__(self, name: str, *, durable: bool = False, address: str = "127.0.0.1", ports: int = 3) -> None:
-        """address: where "http" listens, the others being on 127.0.0.1. ports: how many it may use, one behind the other."""
+    def __init__(self, name: str, *, durable: bool = False, address: str = "127.0.0.1", ports: int = 3, node: str = "") -> None:
+        """address: where "http" listens, the others being on 127.0.0.1. ports: how many it may use, one behind the other.
+
+        node: HOST:PORT of what "haproxy" stands before.
+        """
         self.name, self.port = name, free_port(ports)
         # short, as Unix sockets want it, and open to the user that the server runs as, which pytest's tmp_path is not
         self.directory = Path(tempfile.mkdtemp(prefix=f"ikon-{name}-"))
         self.directory.chmod(0o755)
-        self._env = os.environ | {"DIR": str(self.directory), "PORT": str(self.port), "DURABLE": "1" if durable else "0", "ADDR": address}
+        self._env = os.environ | {
+            "DIR": str(self.directory),
+            "PORT": str(self.port),
+            "DURABLE": "1" if durable else "0",
+            "ADDR": address,
+            "NODE": node,
+        }
 
     def __enter__(self) -> Self:
         self._run("install")

@@ -1,5 +1,6 @@
 """Absolute links behind proxies: what `public_endpoint` says, what a trusted proxy says, and nobody else."""
 
+import http.client
 import json
 import socket
 from collections.abc import Iterator
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.wire.server import ADMIN, NOBODY, Ikon, head
+from tests.services.servers import Server
+from tests.wire.server import ADMIN, MEMBER, NOBODY, Ikon, head
 
 FORWARDED = {"X-Forwarded-Proto": "https", "X-Forwarded-Host": "cloud.example", "X-Forwarded-Prefix": "/image"}
 #: From where a task may be made to fetch: nobody answers there.
@@ -135,3 +137,41 @@ def test_a_proxy_that_is_not_listed_is_not_believed(tmp_path: Path) -> None:
 def test_the_setting_wins_over_everyone(tmp_path: Path, endpoint: str) -> None:
     with Ikon(tmp_path, public_endpoint=endpoint, trusted_proxies=["127.0.0.1"], **SETTINGS) as ikon:
         assert links(ikon) == links(ikon, FORWARDED | {"Host": "elsewhere"}) == {f"{endpoint.rstrip('/')}/"}
+
+
+def test_pages_of_the_public_address_are_our_own(tmp_path: Path) -> None:
+    with Ikon(tmp_path, identity="users", public_endpoint="https://cloud.example/image") as ikon:
+        assert ikon.post("/v2/images", {}, {"Origin": "https://cloud.example"}, who=NOBODY).status == 401
+        for origin in ("https://cloud.example.evil", "http://cloud.example", "https://cloud.exampl", "null"):
+            assert ikon.post("/v2/images", {}, {"Origin": origin}, who=NOBODY).status == 403
+
+
+@pytest.mark.slow
+def test_through_a_real_proxy_with_a_prefix_a_client_follows_every_link(tmp_path: Path) -> None:
+    """HAProxy set up as docs/how-to/run-behind-a-proxy-with-headers.md says."""
+    with Ikon(tmp_path, trusted_proxies=["127.0.0.1"]) as ikon, Server("haproxy", node=f"127.0.0.1:{ikon.port}") as proxy:
+        endpoint = f"http://127.0.0.1:{proxy.port}/image"
+
+        def call(method: str, url: str, body: bytes | None = None, content_type: str = "application/json") -> tuple[int, str, bytes]:
+            hostile = {
+                "X-Forwarded-Proto": "https",
+                "X-Forwarded-Host": "evil.example",
+                "X-Forwarded-Port": "1",
+                "X-Forwarded-Prefix": "/evil",
+            }
+            headers = dict(MEMBER.headers) | hostile | {"Content-Type": content_type}
+            assert url.startswith(endpoint), url
+            connection = http.client.HTTPConnection("127.0.0.1", proxy.port, timeout=30)
+            connection.request(method, url[len(f"http://127.0.0.1:{proxy.port}") :], body, headers)
+            answer = connection.getresponse()
+            return answer.status, answer.headers.get("Location", ""), answer.read()
+
+        status, _, found = call("GET", f"{endpoint}/")
+        links = {link["href"] for version in json.loads(found)["versions"] for link in version["links"]}
+        assert (status, links) == (300, {f"{endpoint}/v2/"})
+        assert call("GET", f"{endpoint}/v2")[:2] == (302, f"{endpoint}/v2/")
+        status, location, _ = call("POST", f"{endpoint}/v2/images", b'{"disk_format": "raw", "container_format": "bare"}')
+        assert status == 201
+        record = json.loads(call("GET", location)[2])
+        assert call("PUT", f"{endpoint}{record['file']}", b"data", "application/octet-stream")[0] == 204
+        assert call("GET", f"{endpoint}{record['file']}")[2] == b"data"

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import psycopg
+import pymysql
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
@@ -192,8 +193,9 @@ def test_a_schema_that_a_newer_ikon_made_is_left_alone(tmp_path: Path, database_
 def user_of(mariadb: Server, url: str, rights: str) -> str:
     """The URL of a database for a new user who may do so much in it, and nothing elsewhere."""
     database = url.rsplit("/", 1)[1]
-    mariadb.execute(f"CREATE USER '{database}'@'127.0.0.1' IDENTIFIED BY 'secret'")
-    mariadb.execute(f"GRANT {rights} ON `{database}`.* TO '{database}'@'127.0.0.1'")
+    with pymysql.connect(unix_socket=str(mariadb.directory / "sock"), user="root") as root, root.cursor() as cursor:
+        cursor.execute(f"CREATE USER '{database}'@'127.0.0.1' IDENTIFIED BY 'secret'")
+        cursor.execute(f"GRANT {rights} ON `{database}`.* TO '{database}'@'127.0.0.1'")
     return url.replace("ikon:secret", f"{database}:secret")
 
 
