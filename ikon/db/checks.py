@@ -112,7 +112,7 @@ def _tables_of_mariadb(conn: Connection) -> Iterator[Finding]:
     mariadb = getattr(conn.dialect, "is_mariadb", False)
     collation = "utf8mb4_nopad_bin" if mariadb else "utf8mb4_0900_bin"
     query = "SELECT table_name, engine, table_collation FROM information_schema.tables WHERE table_schema = DATABASE()"
-    wrong = {"engine": [], "text": []}  # type: dict[str, list[str]]
+    wrong: dict[str, list[str]] = {"engine": [], "text": []}
     found = [row for row in conn.exec_driver_sql(query) if row[0] in _tables()]
     for name, engine, has in found:
         wrong["engine"] += [] if engine == "InnoDB" else [name]
@@ -134,14 +134,11 @@ def _tables_of_mariadb(conn: Connection) -> Iterator[Finding]:
 
 def _galera(conn: Connection) -> Iterator[Finding]:
     """Whether a node of Galera is with its cluster, and set up so that two nodes may be written to at once."""
-    settings: dict[str, str] = dict(
-        conn.exec_driver_sql("SHOW VARIABLES WHERE variable_name IN ('wsrep_on', 'binlog_format', 'innodb_autoinc_lock_mode')")
-        .tuples()
-        .all()
-    )
+    named = "SHOW VARIABLES WHERE variable_name IN ('wsrep_on', 'binlog_format', 'innodb_autoinc_lock_mode')"
+    settings = {str(name): str(value) for name, value in conn.exec_driver_sql(named)}
     if settings.get("wsrep_on") != "ON":
         return
-    status: dict[str, str] = dict(conn.exec_driver_sql("SHOW STATUS LIKE 'wsrep_cluster_%%'").tuples().all())
+    status = {str(name): str(value) for name, value in conn.exec_driver_sql("SHOW STATUS LIKE 'wsrep_cluster_s%%'")}
     said = f"{status['wsrep_cluster_status']}, {status['wsrep_cluster_size']} members"
     yield Finding(
         "galera", said, "" if status["wsrep_cluster_status"] == "Primary" else "The node is apart from its cluster: bring the others back"

@@ -173,7 +173,7 @@ class Line:
         self._sqlite = made.dialect.name == "sqlite"
         self._conn: Connection | None = None
         self._deadline = 0.0
-        self._wants_sync = False
+        self._galera = self._wants_sync = False
 
     def connection(self) -> Connection:
         """The connection, with STATEMENT_S for what is done next on SQLite. Raises DBAPIError when the database cannot be reached."""
@@ -187,17 +187,16 @@ class Line:
                 raw(self._conn).set_progress_handler(self._overdue, 50_000)  # instructions: about a ms of work
         if self._sqlite:
             self._deadline = time.monotonic() + STATEMENT_S
-        if self._conn.info.get("synced", False) != self._wants_sync:
+        self._galera = self._conn.info.get("galera", False)
+        if self._galera and self._conn.info.get("synced", False) != self._wants_sync:
             self._conn.exec_driver_sql(f"SET SESSION wsrep_sync_wait={int(self._wants_sync)}")
             self._conn.info["synced"] = self._wants_sync
         return self._conn
 
     def catch_up(self) -> bool:
         """Have what is done next see all that other nodes of Galera have committed. False where there are none, or it was so already."""
-        if self._wants_sync or self._conn is None or not self._conn.info.get("galera"):
-            return False
-        self._wants_sync = True
-        return True
+        caught_up, self._wants_sync = self._wants_sync, self._galera
+        return self._galera and not caught_up
 
     def relax(self) -> None:
         """What is done next need not wait for other nodes."""

@@ -79,7 +79,7 @@ def upgrade(engine: sa.Engine, waits: Callable[[], None] = lambda: None) -> str:
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with _reached(engine) as conn, conn.begin():
-        _lock(conn, waits)
+        wait_turn(conn, waits)
         found = _version(conn)
         if found is not None and found > SCHEMA:
             raise StartError(f"database: {engine.url.render_as_string()} has schema {found}, this version needs {SCHEMA}. {remedy(found)}")
@@ -91,8 +91,8 @@ def upgrade(engine: sa.Engine, waits: Callable[[], None] = lambda: None) -> str:
     return SCHEMA
 
 
-def _lock(conn: Connection, waits: Callable[[], None]) -> None:
-    """Have this connection be the only one that upgrades, until it ends. On SQLite its transaction has the whole database."""
+def wait_turn(conn: Connection, waits: Callable[[], None]) -> None:
+    """Have this connection be the only one that upgrades, until it is closed. On SQLite its transaction has the whole database."""
     if conn.dialect.name == "postgresql":
         if not conn.execute(sa.select(sa.func.pg_try_advisory_lock(LOCK))).scalar():
             waits()

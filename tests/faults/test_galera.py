@@ -14,8 +14,9 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection
 
-from ikon.db import instances, jobs
-from ikon.db.engine import Database
+from ikon.db import checks, instances, jobs
+from ikon.db.checks import Finding
+from ikon.db.engine import Database, make_engine
 from ikon.model.job import ANY, Job, Limits, New
 from ikon.queue import new_id
 from tests.faults.conftest import Say
@@ -23,6 +24,7 @@ from tests.faults.test_crash import upgrade
 from tests.faults.test_databases import MENDED_S, Client, check_lives
 from tests.faults.world import BYTES, MIB, PATIENCE_S, Answer, Ikon, eventually, is_whole, noise
 from tests.services.galera import Galera
+from tests.unit.cli.run import ikon
 
 pytestmark = pytest.mark.slow
 DATA = noise(2 * MIB)
@@ -215,6 +217,14 @@ def served_since(client: Client, since: float) -> float | None:
     """When the first change was made that was asked for after a time and a second more."""
     assert client.failure is None, client.failure
     return next((note.ended for note in list(client.notes) if note.began > since + 1 and note.status in (201, 204)), None)
+
+
+def test_a_check_finds_the_cluster_sound_at_either_node(galera: Galera, database: str, tmp_path: Path) -> None:
+    for node in (1, 2):
+        checked = ikon("db", "check", "--data", tmp_path, "--database", galera.url_of(node, database))
+        assert (checked.returncode, checked.stdout.count("\n")) == (0, 1), checked
+    with make_engine(galera.url_of(1, database)).connect() as conn:
+        assert Finding("galera", "Primary, 3 members") in checks.look(conn)
 
 
 def test_while_a_node_is_away_the_other_serves_and_nothing_is_lost(galera: Galera, pair: tuple[Ikon, Ikon], say: Say) -> None:

@@ -141,7 +141,7 @@ def test_of_two_upgrades_one_waits_for_the_other(tmp_path: Path, kind: str, requ
 
     def hold() -> None:
         with make_engine(url).connect() as conn:
-            schema._lock(conn, lambda: None)
+            schema.wait_turn(conn, lambda: None)
             at_work.set()
             go.wait(60)
 
