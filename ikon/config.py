@@ -27,8 +27,8 @@ PREFIX = "IKON_"
 SECRETS = ("broker", "database", "events.notifications")
 #: An origin in the one form in which browsers send it (RFC 6454, 6.2).
 ORIGIN = re.compile(r"(http(?!.*:80$)|https(?!.*:443$))://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
-#: A region's or the key manager's endpoint, on which all readers of URLs agree; the fetcher reads it more strictly still.
-REGION_URL = re.compile(r"https?://([a-z0-9]([a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~/-]*)?")
+#: URL of a service: a region, the key manager, this one. All readers of URLs agree on it; the fetcher reads it more strictly still.
+ENDPOINT = re.compile(r"https?://([a-z0-9]([a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~/-]*)?")
 #: Characters of a secret that nobody guesses.
 SECRET = 32
 #: Ranges that `[egress] allowed_networks` may open, which are closed otherwise: private ones and loopback.
@@ -320,9 +320,17 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         list[str],
         Meta(
             description='Networks, as "10.0.0.0/8", of proxies in front. With identity "headers" their identity headers are believed, as '
-            "loopback's always are; with \"users\" what they say in X-Forwarded-For, and nobody else's."
+            "loopback's always are; with \"users\" what they say in X-Forwarded-For, and nobody else's; without public_endpoint, "
+            "what they say in X-Forwarded-Proto, -Host, -Port and -Prefix about the URL that the client asked for."
         ),
     ] = field(default_factory=list)
+    public_endpoint: Annotated[
+        str,
+        Meta(
+            description='URL that clients reach this server by, as "https://cloud.example:9292/image": what absolute links begin with; '
+            "empty: what a proxy of trusted_proxies says, or the request's Host."
+        ),
+    ] = ""
     keystone: Annotated[Keystone, Meta(description="The identity service that tokens are looked up at.")] = field(default_factory=Keystone)
     signatures: Annotated[Signatures, Meta(description="Where certificates of signed images are.")] = Signatures()
     policy: Annotated[Policy, Meta(description="Who may do what, where it is not as Ikon has it.")] = Policy()
@@ -573,13 +581,19 @@ def _completed(settings: Settings) -> Settings:
             ipaddress.ip_network(network)
         except ValueError as error:
             raise StartError(f"config: trusted_proxies: {network!r}: {error}. {_help(Settings, ['trusted_proxies'])}") from None
+    if settings.public_endpoint and not ENDPOINT.fullmatch(settings.public_endpoint):
+        raise StartError(
+            f"config: public_endpoint: {settings.public_endpoint!r} is no URL of a service. "
+            "Allowed: http:// or https://, a host in lower case, :PORT and a path, without user, query or fragment. "
+            f"{_help(Settings, ['public_endpoint'])}"
+        )
     for origin in settings.cors.allowed_origins:
         if not ORIGIN.fullmatch(origin):
             raise StartError(
                 f"config: cors.allowed_origins: {origin!r} is no origin as browsers send it. "
                 "Allowed: http:// or https://, a host in lower case, and :PORT where it is not the usual one; no path"
             )
-    if (address := settings.signatures.key_manager) and not REGION_URL.fullmatch(address):
+    if (address := settings.signatures.key_manager) and not ENDPOINT.fullmatch(address):
         raise StartError(f"config: signatures.key_manager = {address!r}: {_help(Settings, ['signatures', 'key_manager'])}")
     _check_egress(settings.egress)
     _check_regions(settings)
@@ -620,7 +634,7 @@ def _check_regions(settings: Settings) -> None:
                 f"config: regions.{name}: a region's name has 1 to 64 letters, digits, '_', '.' or '-', "
                 "and differs from others in letters or digits"
             )
-        if not REGION_URL.fullmatch(region.url):
+        if not ENDPOINT.fullmatch(region.url):
             raise StartError(
                 f"config: regions.{name}.url: this is no endpoint. Allowed: http:// or https://, a host in lower case, :PORT and a path "
                 "where it has them; no user name, no query"

@@ -6,6 +6,7 @@ import ipaddress
 from starlette.datastructures import Headers
 
 from ikon import policy
+from ikon.api.address import Proxies, ip
 from ikon.api.request import Request
 from ikon.config import is_loopback
 from ikon.context import Context
@@ -40,7 +41,7 @@ class Identity:
         self._origins = frozenset(settings.cors.allowed_origins)
         self._uri = settings.keystone.www_authenticate_uri or settings.keystone.url
         self._service_roles = frozenset(role.lower() for role in settings.keystone.service_roles)
-        self._proxies = [ipaddress.ip_network(network) for network in settings.trusted_proxies]
+        self._proxies = Proxies(settings)
 
     async def context(self, request: Request, request_id: str) -> Context:
         """The caller of one request. Raises Unauthenticated, Forbidden, HeadersTooLarge, TooManyTries, Busy, IdentityDown."""
@@ -75,7 +76,8 @@ class Identity:
         """A built-in user, by HTTP Basic. A wrong password and a name that nobody has are answered alike."""
         headers = request.headers
         origin = headers.get("origin", "")
-        if origin and request.method not in READING and origin not in self._origins and origin.partition("://")[2] != headers.get("host"):
+        own = origin.partition("://")[2] == headers.get("host") or (request.public or "").startswith(f"{origin}/")
+        if origin and request.method not in READING and origin not in self._origins and not own:
             # a browser that has asked for the password once sends it along with what any page makes it send
             raise Forbidden("Pages of this origin may not use this service. The operator may name it in cors.allowed_origins")
         name, password = _credentials(headers)
@@ -111,9 +113,9 @@ class Identity:
     def _address(self, peer: str, headers: Headers) -> str:
         """Where a request comes from: proxies of `trusted_proxies` are believed about it, and nobody else. IPv6 by network, /64."""
         hops = [hop.strip() for hop in ",".join(headers.getlist("x-forwarded-for")).split(",") if hop.strip()]
-        while hops and self._listed(peer) and _ip(hops[-1]):  # what is no address may be new each time: the proxy's own counts
+        while hops and self._proxies.list(peer) and ip(hops[-1]):  # what is no address may be new each time: the proxy's own counts
             peer = hops.pop()
-        address = _ip(peer)
+        address = ip(peer)
         return str(ipaddress.ip_network((address, 64), strict=False)) if address and address.version == 6 else str(address or peer)
 
     def _from_headers(self, peer: str, headers: Headers, request_id: str) -> Context:
@@ -139,20 +141,7 @@ class Identity:
         )
 
     def _trusted(self, peer: str) -> bool:
-        return is_loopback(peer) or self._listed(peer)
-
-    def _listed(self, peer: str) -> bool:
-        address = _ip(peer)
-        return address is not None and any(address in network for network in self._proxies)
-
-
-def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address of a host, that of IPv4 where IPv6 only wraps it; None for what is none."""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
+        return is_loopback(peer) or self._proxies.list(peer)
 
 
 def _credentials(headers: Headers) -> tuple[str, str]:

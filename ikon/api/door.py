@@ -11,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 
 from ikon import log, metrics
 from ikon.api import copies, data, discovery, errors, images, imports, info, jobs, members, periodic, tags, trash, users
+from ikon.api.address import Proxies, PublicAddress
 from ikon.api.auth import Identity
 from ikon.api.cors import Cors
 from ikon.api.request import Request
@@ -111,6 +112,7 @@ class Door:
     def __init__(self, kit: Kit) -> None:
         self._kit = kit
         self._identity = Identity(kit)
+        self._address = PublicAddress(kit.settings, Proxies(kit.settings))
         self._cors = Cors(kit.settings.cors.allowed_origins)
         self._tree = Tree(ROUTES)
 
@@ -184,10 +186,11 @@ class Door:
         return basic and self._tree.find(["", "v2", *parts[1:]]) is not None
 
     async def _answer(self, request: Request, parts: list[str], route: Route | None, request_id: str) -> Response | None:
+        request.public = self._address.of(request)
         if request.method == "OPTIONS":
             return Response(headers={"Allow": ", ".join(route.methods)} if route else None)
         if parts == ["", "v2"] and request.method in ("GET", "HEAD"):
-            return Response(status_code=302, headers={"Location": f"{request.base_url}v2/"}, media_type="text/plain")
+            return Response(status_code=302, headers={"Location": request.link("v2/")}, media_type="text/plain")
         if parts[1:2] in (["v2"], ["ikon"]):
             request.ctx = await self._identity.context(request, request_id)
         elif route is None and request.method in ("GET", "HEAD"):

@@ -21,7 +21,7 @@ async def create(request: Request) -> Response:
     new = parse_new(await request.json_body())
     image = await images.create(request.kit, request.ctx, new)
     headers = {
-        "Location": f"{request.base_url}v2/images/{image.id}",
+        "Location": request.link(f"v2/images/{image.id}"),
         "OpenStack-image-import-methods": ",".join(request.kit.settings.imports.methods),
         "OpenStack-image-store-ids": ",".join(request.kit.stores.all),
         "ETag": etag(image.version),

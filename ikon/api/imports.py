@@ -59,7 +59,7 @@ async def post(request: Request) -> Response:
     """POST /v2/tasks: make an image of what a URL gives, for administrators."""
     new = parse_new_task(await request.json_body())
     job = await imports.post_task(request.kit, request.ctx, new)
-    return json(_task(job, request), 201, {"Location": f"{request.base_url}v2/tasks/{job.id}"})
+    return json(_task(job, request), 201, {"Location": request.link(f"v2/tasks/{job.id}")})
 
 
 async def show(request: Request) -> Response:

@@ -2,10 +2,7 @@
 
 import asyncio
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 from sqlalchemy import Connection
@@ -14,7 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from ikon import broker, events
 from ikon.cli.options import settings, settings_options
 from ikon.config import Settings, is_loopback
-from ikon.db import copies, deliveries, runs, schema, trash, users
+from ikon.db import checks, copies, deliveries, runs, schema, trash, users
+from ikon.db.checks import Finding
 from ikon.db.engine import make_engine, now_ms
 from ikon.db.tables import SCHEMA
 from ikon.keystone import Keystone
@@ -23,15 +21,6 @@ from ikon.problems import IdentityDown, Problem, StartError
 from ikon.stores.registry import open_stores
 
 LEAST_FREE = 1 << 30
-CLOCK_S = 5.0
-
-
-class Finding(NamedTuple):
-    """One thing looked at. remedy: what to do; empty when all is well."""
-
-    what: str
-    said: str
-    remedy: str = ""
 
 
 @click.command()
@@ -70,14 +59,7 @@ def _database(chosen: Settings) -> list[Finding]:
     try:
         found = schema.version(engine)
         with engine.connect() as conn:
-            findings = [
-                Finding(
-                    "clock",
-                    f"{(skew := _skew(conn)):+.1f} s from the database's",
-                    "" if abs(skew) < CLOCK_S else "Keep the clocks of all nodes with NTP",
-                )
-            ]
-            findings += _durable(conn, chosen)
+            findings = checks.look(conn) + checks.durability(conn)
             findings += _at_work(conn) if found == SCHEMA else []
     except StartError as error:
         said, _, remedy = str(error).removeprefix("database: ").rpartition(". ")
@@ -87,12 +69,7 @@ def _database(chosen: Settings) -> list[Finding]:
         return [Finding("database", f"{url}: {reason}", "Start the database, and check the setting `database`")]
     finally:
         engine.dispose()
-    remedy = "" if found == SCHEMA else "Run: ikon db upgrade"
-    return [Finding("database", f"{url} at schema {found or 'none'}, needed is {SCHEMA}", remedy), *findings]
-
-
-def _skew(conn: Connection) -> float:
-    return now_ms(conn) / 1000 - time.time()
+    return [Finding("database", f"{url} at schema {found or 'none'}, needed is {SCHEMA}", schema.remedy(found)), *findings]
 
 
 def _at_work(conn: Connection) -> list[Finding]:
@@ -107,21 +84,6 @@ def _at_work(conn: Connection) -> list[Finding]:
     for store, waiting in copies.waiting(conn).items():
         findings.append(Finding(f"store {store}", f"the bytes of {waiting} deleted copies are still there; they go when the store allows"))
     return findings
-
-
-def _durable(conn: Connection, chosen: Settings) -> list[Finding]:
-    """Whether what the database calls committed survives a power cut."""
-    checks: dict[str, tuple[str, Callable[[str], bool]]] = {
-        "mysql": ("SELECT @@innodb_flush_log_at_trx_commit", lambda value: value == "1"),
-        "mariadb": ("SELECT @@innodb_flush_log_at_trx_commit", lambda value: value == "1"),
-        "postgresql": ("SHOW synchronous_commit", lambda value: value != "off"),
-    }
-    if conn.dialect.name not in checks:
-        return []
-    query, sound = checks[conn.dialect.name]
-    value = str(conn.exec_driver_sql(query).scalar())
-    remedy = "" if sound(value) else "Set it to 1 (MariaDB) or on (PostgreSQL): a crash of the database now forgets committed images"
-    return [Finding("durability", f"{query.rpartition(' ')[2].strip('@')} = {value}", remedy)]
 
 
 def _broker(chosen: Settings) -> list[Finding]:

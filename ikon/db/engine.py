@@ -21,9 +21,9 @@ from ikon.db.failures import CONTENDED, DOWN, LOST, SLOW
 from ikon.db.pool import Call, Pool
 from ikon.db.wal import Wal
 from ikon.model.event import Sink
-from ikon.problems import DatabaseDown, OutcomeUnknown
+from ikon.problems import DatabaseDown, OutcomeUnknown, Problem
 
-__all__ = ["Database", "make_engine", "now_ms", "now_ms_sql"]
+__all__ = ["Database", "be_sure", "make_engine", "now_ms", "now_ms_sql", "proven_by"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,6 +36,8 @@ PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 #: A group of writes on SQLite is committed when it has so many members, or has run so long.
 GROUP_MEMBERS, GROUP_S = 64, 0.5
 CLOSE_S = 5.0
+#: After a COMMIT that broke off: how long its outcome is looked for, how often, and after how many looks it is taken not to be there.
+LOOK_S, LOOK_EACH_S, LOOKS = 2.0, 0.1, 3
 
 
 class NowMs(FunctionElement[int]):
@@ -72,11 +74,29 @@ def now_ms(conn: Connection) -> int:
     return int(conn.execute(_SELECT_NOW).scalar_one())
 
 
+class Behind(Exception):
+    """The function is to run again, when this node has caught up with the others."""
+
+
+def be_sure(conn: Connection) -> None:
+    """What was found is not what a caller hopes for, and may be out of date: on a node of Galera the function runs once more, after all
+    that other nodes have committed. A Problem that it raises has the same effect. Elsewhere, and the second time, nothing.
+    """
+    if conn.info.get("galera") and not conn.info.get("synced"):
+        raise Behind
+
+
+def proven_by(conn: Connection, row: sa.Select[Any], values: dict[str, Any]) -> None:
+    """A query that finds something if, and only if, this transaction was committed: asked where its COMMIT breaks off."""
+    conn.info["proof"] = row, values
+
+
 class Database:
     """One database with its connections and threads. Belongs to one event loop; several Databases do not know each other.
 
     Reads and writes take a plain synchronous function of a connection and plain values. It does nothing outside the database, for it
-    may run more than once, and neither commits nor rolls back. Any exception from it undoes the transaction and reaches the caller.
+    may run more than once, and neither commits nor rolls back. Any exception from it undoes the transaction and reaches the caller; on a
+    node of Galera a Problem does so when it is raised again after the node has caught up with the others.
     Of the database's own failures callers see IntegrityError, Busy, TooSlow, DatabaseDown and OutcomeUnknown; all but the last mean
     that nothing was changed.
     """
@@ -143,7 +163,8 @@ class Database:
     def repeated(self, line: Line, call: Call, once: Callable[[Line, Call], Any], *, writing: bool) -> Any:
         """Carry out a call, again where it failed before its commit and another try may do better."""
         pause = PAUSE_S
-        for tries in range(1, TRIES + 1):
+        line.relax()
+        for tries in range(1, TRIES + 2):  # one more, for a node of Galera that has to catch up first
             if self._unreachable and time.monotonic() - call.since > GIVE_UP_S:
                 raise DatabaseDown(retry_after_s=1)  # it has waited long enough behind others that reached nobody
             try:
@@ -151,11 +172,13 @@ class Database:
             except BaseException as error:
                 means = failures.meaning(error, writing=writing)
                 line.undo(drop=means == LOST)
+                if means is None and isinstance(error, (Problem, Behind)) and not isinstance(error, OutcomeUnknown) and line.catch_up():
+                    continue
                 if means is None:
                     raise
                 self._unreachable = means == LOST
                 late = time.monotonic() - call.since > GIVE_UP_S
-                if means in (DOWN, SLOW) or tries == TRIES or late or self._closing.wait(pause * random.uniform(0.5, 1)):  # noqa: S311
+                if means in (DOWN, SLOW) or tries >= TRIES or late or self._closing.wait(pause * random.uniform(0.5, 1)):  # noqa: S311
                     log.get().warning("database call failed", means=means, tries=tries, error=failures.facts(error))
                     raise failures.problem(means, error) from error
                 pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -240,16 +263,38 @@ def _rehearse_and_write(line: Line, call: Call) -> Any:
 
 def _write(line: Line, call: Call) -> Any:
     conn = line.connection()
+    conn.info.pop("proof", None)
     result = call.run(conn)
+    proof = conn.info.get("proof")
     try:
         conn.commit()
     except DBAPIError as error:
         if isinstance(error, IntegrityError) or failures.meaning(error, writing=True) == CONTENDED:
             raise  # the server's word that it has not
         line.undo(drop=True)
-        log.get().warning("outcome of a commit is unknown", error=failures.facts(error))
-        raise OutcomeUnknown(retry_after_s=1) from error
+        log.get().warning("commit broke off", error=failures.facts(error))
+        if proof is None or not _is_proven(line, *proof):
+            raise OutcomeUnknown(retry_after_s=1) from error
     return result
+
+
+def _is_proven(line: Line, row: sa.Select[Any], values: dict[str, Any]) -> bool:
+    """Whether a transaction whose COMMIT broke off is seen, over a new connection, to have happened.
+
+    False: it is not seen, or nobody answers for a while. It may come yet, as long as the server works on what it got over the old one.
+    """
+    until, looks = time.monotonic() + LOOK_S, 0
+    while looks < LOOKS and time.monotonic() < until:
+        try:
+            found = line.connection().execute(row, values).first()
+            line.undo()
+            if found is not None:
+                return True
+            looks += 1
+        except DBAPIError:
+            line.undo(drop=True)
+        time.sleep(LOOK_EACH_S)
+    return False
 
 
 class _Each:

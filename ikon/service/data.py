@@ -11,6 +11,7 @@ from ikon import log, policy, quota
 from ikon.context import Context
 from ikon.db import copies, events, images
 from ikon.db.copies import Copy
+from ikon.db.engine import be_sure
 from ikon.formats.inspector import Inspector
 from ikon.kit import Kit
 from ikon.model.image import FORMATS, Image
@@ -159,6 +160,8 @@ def _find(conn: Connection, ctx: Context, image_id: str) -> tuple[Image, list[Co
     policy.require(ctx, "download_image", image)
     if image.status == "deactivated" and not ctx.admin:
         raise Forbidden("The requested image has been deactivated. Image data download is forbidden.")
+    if not has_data(image):
+        be_sure(conn)
     return image, copies.of_image(conn, image_id)
 
 

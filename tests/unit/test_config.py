@@ -36,6 +36,10 @@ FILE = [
     ("shutdown_grace_s = nan", "shutdown_grace_s", "nan", "> 0"),
     ('trusted_proxies = ["10.0.0.300"]', "trusted_proxies", "'10.0.0.300'", "10.0.0.0/8"),
     ("trusted_proxies = [3]", "trusted_proxies", "[3]", "10.0.0.0/8"),
+    *(
+        (f'public_endpoint = "{url}"', "public_endpoint", url, "without user, query or fragment")
+        for url in ("cloud.example", "ftp://a", "http://u@a", "http://a?b", "http://a#b", "http://a:0", "http://")
+    ),
     ("limits = 3", "limits", "3", "Bounds on single requests"),
     ("[limits]\npage = 0", "limits.page", "0", ">= 1"),
     ("[limits]\npagge = 5", "limits.pagge", "is no setting", "Known keys here: image_bytes"),
