@@ -75,8 +75,8 @@ def _finish_stage(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts
 async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str | None:
     """Enqueue an import, or a copy of an active image into more stores. Returns the job's id, None where there is nothing to do.
 
-    Raises Conflict for a store that is not configured, BadValue for a region that is not, ImageNotFound, Forbidden, StatusConflict,
-    BadRequest.
+    Raises Conflict for a store that is not configured, BadValue for a region that nobody knows, IdentityDown, ImageNotFound, Forbidden,
+    StatusConflict, BadRequest.
     """
     named = tuple(kit.stores.all) if request.all_stores else request.stores or (kit.stores.default,)
     for store in named:
@@ -84,10 +84,9 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str 
             raise Conflict(f"Store for identifier {store} not found")
     if request.uri is not None:
         kit.fetcher.check(request.uri)
-    if request.region is not None and request.region not in kit.settings.regions:
-        raise BadValue(f"'glance_region': no region {request.region:.64} is configured. Configured: {', '.join(kit.settings.regions)}")
+    endpoint = await _endpoint(kit, ctx, request)
     job_id = new_id()
-    asked, deadline_s = _asked(kit, ctx, request, job_id), kit.settings.jobs.deadline_s
+    asked, deadline_s = _asked(kit, ctx, request, job_id) | endpoint, kit.settings.jobs.deadline_s
     queue = await kit.db.write(_start, ctx, image_id, request, named, job_id, asked, deadline_s)
     if queue is None:
         return None
@@ -158,13 +157,28 @@ def _enqueue(
     return image
 
 
+async def _endpoint(kit: Kit, ctx: Context, request: Request) -> dict[str, str]:
+    """Where the job finds a region that the settings do not name: the endpoint in the catalogue of the caller's token, as it is now."""
+    if request.region is None or request.region in kit.settings.regions:
+        return {}
+    found: dict[str, str] = {}
+    if kit.keystone and ctx.token and kit.settings.secret:  # without a secret the token cannot be passed on, which the other side wants
+        found = await kit.keystone.endpoints(ctx.token, request.interface or "public")
+    if request.region not in found:
+        known = ", ".join({**kit.settings.regions, **found}) or "none"
+        raise BadValue(f"'glance_region': no region {request.region:.64} with this interface is known. Known: {known}")
+    kit.fetcher.check(found[request.region], chosen=True)
+    return {"endpoint": found[request.region]}
+
+
 def _asked(kit: Kit, ctx: Context, request: Request, job_id: str) -> dict[str, Any]:
     """What a job must know of who asked and for what. A caller's token is sealed: for a region that judges by itself."""
     given = {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
     asked = {"request": given, "steps": _steps(kit, request), "roles": sorted(ctx.roles), "admin": ctx.admin}
     if kit.settings.conversion.output_format:
         asked["output_format"] = kit.settings.conversion.output_format  # as the steps: what is asked of a job does not change under it
-    passed_on = request.region is not None and not kit.settings.regions[request.region].user
+    region = kit.settings.regions.get(request.region or "")
+    passed_on = request.region is not None and not (region and region.user)
     if passed_on and ctx.token and kit.settings.secret:
         asked["token"] = seal(kit.settings.secret, ctx.token, job_id)
     return asked

@@ -43,6 +43,8 @@ class GlanceDownload:
         """Where to ask, and with what to prove who asks."""
         name = job.input["request"]["region"]
         region = kit.settings.regions.get(name)
+        if region is None and "endpoint" in job.input:  # out of the catalogue, when the import was asked for
+            region = Region(job.input["endpoint"])
         if region is None:
             raise Conflict(f"No region {name} is configured where this import is worked on. Configured: {', '.join(kit.settings.regions)}")
         if region.user:
