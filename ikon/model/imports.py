@@ -19,7 +19,7 @@ class Request(Struct, frozen=True):
     """A checked request. stores: None where the caller named none. must_succeed: any store that fails fails the import.
 
     uri, digest: of web-download, the latter `ALGORITHM:HEX` of the data that must come. region, remote_id, interface: of
-    glance-download; a region of the settings has one endpoint for all interfaces, one of the catalogue one for each.
+    glance-download; a region of the settings has one endpoint for all interfaces.
     """
 
     method: str

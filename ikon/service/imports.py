@@ -15,7 +15,7 @@ from ikon.model.image import UUID, Image, Importing
 from ikon.model.imports import COPY, DIRECT, REMOTE, WEB, Request, require_ready
 from ikon.model.job import ANY, BACKGROUND, USER, Job, New, node_queue
 from ikon.model.tasks import POSTED, NewTask, Tasks
-from ikon.problems import BadRequest, BadValue, Conflict, Forbidden, ImageTooLarge, NotFound, OutcomeUnknown, StagedDataGone
+from ikon.problems import BadRequest, Conflict, Forbidden, ImageTooLarge, NotFound, OutcomeUnknown, StagedDataGone
 from ikon.queue import new_id
 from ikon.seal import seal
 from ikon.service.data import drop_staged, new_attempt, record
@@ -75,8 +75,7 @@ def _finish_stage(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts
 async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str | None:
     """Enqueue an import, or a copy of an active image into more stores. Returns the job's id, None where there is nothing to do.
 
-    Raises Conflict for a store that is not configured, BadValue for a region that nobody knows, IdentityDown, ImageNotFound, Forbidden,
-    StatusConflict, BadRequest.
+    Raises Conflict for a store that is not configured, IdentityDown, ImageNotFound, Forbidden, StatusConflict, BadRequest.
     """
     named = tuple(kit.stores.all) if request.all_stores else request.stores or (kit.stores.default,)
     for store in named:
@@ -84,9 +83,9 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str 
             raise Conflict(f"Store for identifier {store} not found")
     if request.uri is not None:
         kit.fetcher.check(request.uri)
-    endpoint = await _endpoint(kit, ctx, request)
     job_id = new_id()
-    asked, deadline_s = _asked(kit, ctx, request, job_id) | endpoint, kit.settings.jobs.deadline_s
+    asked, deadline_s = _asked(kit, ctx, request, job_id), kit.settings.jobs.deadline_s
+    asked |= await _endpoint(kit, ctx, request)
     queue = await kit.db.write(_start, ctx, image_id, request, named, job_id, asked, deadline_s)
     if queue is None:
         return None
@@ -157,18 +156,14 @@ def _enqueue(
     return image
 
 
-async def _endpoint(kit: Kit, ctx: Context, request: Request) -> dict[str, str]:
-    """Where the job finds a region that the settings do not name: the endpoint in the catalogue of the caller's token, as it is now."""
-    if request.region is None or request.region in kit.settings.regions:
+async def _endpoint(kit: Kit, ctx: Context, request: Request) -> dict[str, str | None]:
+    """Where the job finds a region that the settings do not name: the endpoint in the catalogue of the caller's token, as it is now.
+
+    None where there is none, which fails the job. Without a `secret` nobody looks: the other side wants the token, which could not be kept.
+    """
+    if request.region is None or request.region in kit.settings.regions or not (kit.keystone and ctx.token and kit.settings.secret):
         return {}
-    found: dict[str, str] = {}
-    if kit.keystone and ctx.token and kit.settings.secret:  # without a secret the token cannot be passed on, which the other side wants
-        found = await kit.keystone.endpoints(ctx.token, request.interface or "public")
-    if request.region not in found:
-        known = ", ".join({**kit.settings.regions, **found}) or "none"
-        raise BadValue(f"'glance_region': no region {request.region:.64} with this interface is known. Known: {known}")
-    kit.fetcher.check(found[request.region], chosen=True)
-    return {"endpoint": found[request.region]}
+    return {"endpoint": (await kit.keystone.endpoints(ctx.token, request.interface or "public")).get(request.region)}
 
 
 def _asked(kit: Kit, ctx: Context, request: Request, job_id: str) -> dict[str, Any]:

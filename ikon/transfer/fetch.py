@@ -88,13 +88,10 @@ class Fetcher:
         found = await self._pool.run(socket.getaddrinfo, host, None, type=socket.SOCK_STREAM)
         return [str(entry[4][0]) for entry in found]
 
-    def check(self, url: str, *, chosen: bool = False) -> None:
-        """Whether a URL may be fetched as far as that can be told without looking its name up. Raises SourceNotAllowed.
-
-        chosen: see Gate.target.
-        """
+    def check(self, url: str) -> None:
+        """Whether a URL may be fetched as far as that can be told without looking its name up. Raises SourceNotAllowed."""
         try:
-            self.gate.target(url, chosen=chosen)
+            self.gate.target(url)
         except SourceNotAllowed as problem:
             log.get().info("source not allowed", because=problem.because)
             raise

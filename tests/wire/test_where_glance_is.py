@@ -152,6 +152,7 @@ def test_the_page_leads_from_the_old_service_to_a_tenants_first_image(
     shared = active(old, alice, name="shared", visibility="shared", os_distro="debian", colour="red", tags=["a"], min_disk=3)
     assert old.post(f"/v2/images/{shared}/members", {"member": projects["bob"]}, who=alice).status == 200
     assert old.call("PUT", f"/v2/images/{shared}/members/{projects['bob']}", b'{"status": "accepted"}', JSON, who=bob).status == 200
+    waits = old.try_create({"name": "waits"}, who=alice).json["id"]
     public = active(old, admin, name="public", visibility="public", os_hidden=True, protected=True)
     new, catalogue = Ikon(tmp_path / "new"), {one["id"] for one in endpoints(cloud)}
     given = values(cloud, old, broker, database, tmp_path, new.port)
@@ -162,10 +163,11 @@ def test_the_page_leads_from_the_old_service_to_a_tenants_first_image(
             theirs, ours = (server.get(f"/v2/images/{image}", who=who).json for server in (old, new))
             assert ours | dict.fromkeys(MADE_ANEW) == theirs | dict.fromkeys(MADE_ANEW)
             assert new.get(f"/v2/images/{image}/file", who=who).body == DATA
-        assert re.findall(r"^\d+ images there.*", output, re.MULTILINE) == [
-            "2 images there, 2 moved now, 0 of them failed",
-            "2 images there, 0 moved now, 0 of them failed",
+        assert re.findall(r"^\d+ active images there.*", output, re.MULTILINE) == [
+            "2 active images there, 2 moved now, 0 failed",
+            "2 active images there, 0 moved now, 0 failed",
         ]
+        assert output.count(f"stays there, queued: {waits}") == 2
         assert {(one["id"], one["url"]) for one in endpoints(cloud)} == {(one, given["ENDPOINT"]) for one in catalogue}
         [mine] = new.get("/v2/images?name=first-image", who=alice).json["images"]
         assert (mine["status"], mine["owner"]) == ("active", projects["alice"])
