@@ -98,7 +98,7 @@ class Imports(Struct, frozen=True, forbid_unknown_fields=True):
 
     methods: Annotated[
         list[Literal["glance-direct", "web-download", "copy-image", "glance-download"]],
-        Meta(description="Import methods on offer; glance-download only where [regions] names one."),
+        Meta(description="Import methods on offer; glance-download only where [regions] names one, or with Keystone and `secret`."),
     ] = field(default_factory=lambda: ["glance-direct", "web-download", "copy-image", "glance-download"])
     decompress: Annotated[
         bool, Meta(description="Unpack gzip, xz, zstd and zip data at import, unless container_format is compressed.")
@@ -351,8 +351,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     secret: Annotated[
         str,
         Meta(
-            description="At least 32 characters, the same on all nodes, with which callers' tokens are sealed while imports from [regions] "
-            "wait; empty: no token is passed on. Best set by IKON_SECRET."
+            description="At least 32 characters, the same on all nodes, with which callers' tokens are sealed while imports from other "
+            "regions wait; empty: no token is passed on. Best set by IKON_SECRET."
         ),
     ] = ""
     stores: Annotated[
@@ -597,7 +597,8 @@ def _completed(settings: Settings) -> Settings:
         raise StartError(f"config: signatures.key_manager = {address!r}: {_help(Settings, ['signatures', 'key_manager'])}")
     _check_egress(settings.egress)
     _check_regions(settings)
-    offered = [method for method in settings.imports.methods if method != "glance-download" or settings.regions]
+    regions = settings.regions or (settings.identity == "keystone" and settings.secret)  # else the catalogue has them
+    offered = [method for method in settings.imports.methods if method != "glance-download" or regions]
     changes["imports"] = msgspec.structs.replace(settings.imports, methods=offered)
     return msgspec.structs.replace(settings, **changes)
 

@@ -9,8 +9,9 @@ import hmac
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -23,6 +24,7 @@ from ikon.threads import Late, Pool
 if TYPE_CHECKING:
     from keystoneauth1.session import Session
 
+T = TypeVar("T")
 #: Tokens asked about at one time, and answers that a process remembers.
 THREADS, KEPT = 8, 10_000
 #: Seconds for which it is remembered that a text is no token. Shorter, as a token may come before its replica has it.
@@ -116,6 +118,16 @@ class Keystone:
         found = self._session.get_endpoint(service_type=service)
         return str(found) if found else None
 
+    async def endpoints(self, text: str, interface: str) -> dict[str, str]:
+        """Where image services are by the catalogue of a token, which may have expired: URLs by region.
+
+        interface: public, internal or admin. The catalogue is the operator's, users only see it. Raises IdentityDown.
+        """
+        try:
+            return await self._pool.run(self._ask, text, "?allow_expired=1", lambda said: _endpoints(said, interface)) or {}
+        except Late:
+            raise IdentityDown(retry_after_s=AGAIN_S) from None
+
     def close(self) -> None:
         """Let the threads end."""
         self._pool.close()
@@ -135,18 +147,17 @@ class Keystone:
         if self._memcached and (kept := self._memcached.get(key)) and kept.until > time.time():
             metrics.TOKENS.labels("memcached").inc()
             return kept
-        token = self._ask(text, expired=expired)
+        token = self._ask(text, "?nocatalog" + ("&allow_expired=1" if expired else ""), _token)
         kept = Kept(token, time.time() + (self._settings.cache_s if token else min(REFUSED_S, self._settings.cache_s)))
         metrics.TOKENS.labels("keystone" if token else "refused").inc()
         if self._memcached and token:
             self._memcached.put(key, kept)
         return kept
 
-    def _ask(self, text: str, *, expired: bool) -> Token | None:
-        """Keystone's own answer. Raises IdentityDown."""
+    def _ask(self, text: str, query: str, read: Callable[[dict[str, Any]], T]) -> T | None:
+        """What is read of Keystone's description of a token; None where it is none. Raises IdentityDown."""
         from keystoneauth1.exceptions import ClientException
 
-        query = "?nocatalog" + ("&allow_expired=1" if expired else "")
         headers = {"X-Subject-Token": text, "OpenStack-Identity-Access-Rules": "1.0"}
         try:
             answer = self._session.get(
@@ -155,7 +166,7 @@ class Keystone:
             if answer.status_code == 404:
                 return None
             if answer.status_code == 200:
-                return _token(answer.json()["token"])
+                return read(answer.json()["token"])
             why = f"it answers {answer.status_code}: {answer.text[:200]}"
         except (ClientException, ValueError, KeyError, TypeError) as error:
             why = f"{type(error).__name__}: {error}"
@@ -208,6 +219,13 @@ def _token(said: dict[str, Any]) -> Token:
         expires=datetime.fromisoformat(said["expires_at"]).timestamp(),
         rules=None if rules is None else tuple(AccessRule(rule["service"], rule["method"], rule["path"]) for rule in rules),
     )
+
+
+def _endpoints(said: dict[str, Any], interface: str) -> dict[str, str]:
+    """The image services of a token's catalogue, by region. Raises KeyError, TypeError when it is no catalogue."""
+    services = [service for service in said.get("catalog", ()) if service["type"] == SERVICE]
+    found = [endpoint for service in services for endpoint in service["endpoints"] if endpoint["interface"] == interface]
+    return {endpoint["region_id"]: endpoint["url"] for endpoint in reversed(found) if endpoint["region_id"]}  # of two in a region the first
 
 
 def _session(settings: Settings) -> "Session":

@@ -39,7 +39,9 @@ class Identity:
         self._mode = settings.identity
         self._anywhere = settings.none_beyond_loopback
         self._origins = frozenset(settings.cors.allowed_origins)
-        self._uri = settings.keystone.www_authenticate_uri or settings.keystone.url
+        uri = settings.keystone.www_authenticate_uri or settings.keystone.url
+        challenges = {"users": CHALLENGE, "keystone": {"WWW-Authenticate": f'Keystone uri="{uri}"'}}
+        self._challenge = challenges.get(settings.identity)
         self._service_roles = frozenset(role.lower() for role in settings.keystone.service_roles)
         self._proxies = Proxies(settings)
 
@@ -49,7 +51,7 @@ class Identity:
         if request.scope["server"][1] is None:  # the Unix socket: only this server's own user can connect to it
             return Context("operator", "default", "default", ADMIN_ROLES, request_id=request_id, local=True)
         if client is None:  # the connection is over: nobody knows any more whose it was
-            raise Unauthenticated(UNVERIFIED)
+            raise Unauthenticated(UNVERIFIED, headers=self._challenge)
         if self._mode == "none":
             self._refuse_web_pages(headers)
             return Context("admin", "default", "default", ADMIN_ROLES, request_id=request_id)
@@ -83,22 +85,24 @@ class Identity:
         name, password = _credentials(headers)
         user = await users.authenticate(self._kit, name, password, self._address(peer, headers))
         if user is None:
-            raise Unauthenticated(UNVERIFIED, headers=CHALLENGE)
+            raise Unauthenticated(UNVERIFIED, headers=self._challenge)
         return Context(user.name, user.project, "default", with_implied(user.roles), request_id=request_id)
 
     async def _from_keystone(self, request: Request, request_id: str) -> Context:
         """The owner of a token.
 
         A service that passes a request on proves with a token of its own that it may: then the user's may have expired meanwhile, and is
-        not held to access rules, which name the requests that the user makes. A bad token of a service is as none.
+        not held to access rules, which name the requests that the user makes. A bad token of a service is as none, and so are two of one
+        kind in one request.
         """
-        keystone, headers = self._kit.keystone, request.headers
+        keystone = self._kit.keystone
         assert keystone is not None
-        service = await keystone.token(headers["x-service-token"]) if "x-service-token" in headers else None
+        said, service_said = _only(request.headers, "x-auth-token"), _only(request.headers, "x-service-token")
+        service = await keystone.token(service_said) if service_said else None
         passed_on = service is not None and not service.roles.isdisjoint(self._service_roles)
-        token = await keystone.token(headers.get("x-auth-token", ""), expired=passed_on)
+        token = await keystone.token(said, expired=passed_on)
         if token is None or not (passed_on or token.allows(request.method, request.scope["path"])):
-            raise Unauthenticated(UNVERIFIED, headers={"WWW-Authenticate": f'Keystone uri="{self._uri}"'})
+            raise Unauthenticated(UNVERIFIED, headers=self._challenge)
         return Context(
             user=token.user,
             project=token.project,
@@ -106,7 +110,7 @@ class Identity:
             roles=token.roles,
             system_scope=token.system,
             service_roles=service.roles if service and passed_on else frozenset(),
-            token=headers["x-auth-token"],
+            token=said,
             request_id=request_id,
         )
 
@@ -142,6 +146,12 @@ class Identity:
 
     def _trusted(self, peer: str) -> bool:
         return is_loopback(peer) or self._proxies.list(peer)
+
+
+def _only(headers: Headers, name: str) -> str:
+    """The value of a header that came once; empty otherwise, since nobody can tell which of two counts."""
+    said = headers.getlist(name)
+    return said[0] if len(said) == 1 else ""
 
 
 def _credentials(headers: Headers) -> tuple[str, str]:

@@ -16,7 +16,7 @@ from ikon.model.imports import COPY, DIRECT, REMOTE, WEB, Request, require_ready
 from ikon.model.job import ANY, BACKGROUND, USER, Job, New, node_queue
 from ikon.model.signature import Proof, proof_of, require_same
 from ikon.model.tasks import POSTED, NewTask, Tasks
-from ikon.problems import BadRequest, BadValue, Conflict, Forbidden, ImageTooLarge, NotFound, OutcomeUnknown, StagedDataGone
+from ikon.problems import BadRequest, Conflict, Forbidden, ImageTooLarge, NotFound, OutcomeUnknown, StagedDataGone
 from ikon.queue import new_id
 from ikon.seal import seal
 from ikon.service.data import drop_staged, new_attempt, record
@@ -76,8 +76,8 @@ def _finish_stage(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts
 async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str | None:
     """Enqueue an import, or a copy of an active image into more stores. Returns the job's id, None where there is nothing to do.
 
-    Raises Conflict for a store that is not configured, BadValue for a region that is not, ImageNotFound, Forbidden, StatusConflict,
-    BadRequest, SignatureRefused, KeyManagerDown.
+    Raises Conflict for a store that is not configured, ImageNotFound, Forbidden, StatusConflict, BadRequest, SignatureRefused,
+    IdentityDown, KeyManagerDown.
     """
     named = tuple(kit.stores.all) if request.all_stores else request.stores or (kit.stores.default,)
     for store in named:
@@ -85,14 +85,12 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str 
             raise Conflict(f"Store for identifier {store} not found")
     if request.uri is not None:
         kit.fetcher.check(request.uri)
-    if request.region is not None and request.region not in kit.settings.regions:
-        raise BadValue(f"'glance_region': no region {request.region:.64} is configured. Configured: {', '.join(kit.settings.regions)}")
     job_id, deadline_s = new_id(), kit.settings.jobs.deadline_s
     proof = None
     if kit.signatures and request.method != COPY:  # asked for now, while the caller's token is good
         image = await kit.db.read(_importable, ctx, image_id, request)
         proof = await kit.signatures.proof(ctx, image.properties, image_id)
-    asked = _asked(kit, ctx, request, job_id, proof)
+    asked = _asked(kit, ctx, request, job_id, proof) | await _endpoint(kit, ctx, request)
     queue = await kit.db.write(_start, ctx, image_id, request, named, job_id, asked, deadline_s)
     if queue is None:
         return None
@@ -169,6 +167,16 @@ def _enqueue(
     return image
 
 
+async def _endpoint(kit: Kit, ctx: Context, request: Request) -> dict[str, str | None]:
+    """Where the job finds a region that the settings do not name: the endpoint in the catalogue of the caller's token, as it is now.
+
+    None where there is none, which fails the job. Without a `secret` nobody looks: the other side wants the token, which could not be kept.
+    """
+    if request.region is None or request.region in kit.settings.regions or not (kit.keystone and ctx.token and kit.settings.secret):
+        return {}
+    return {"endpoint": (await kit.keystone.endpoints(ctx.token, request.interface or "public")).get(request.region)}
+
+
 def _asked(kit: Kit, ctx: Context, request: Request, job_id: str, proof: Proof | None) -> dict[str, Any]:
     """What a job must know of who asked and for what. A caller's token is sealed: for a region that judges by itself."""
     given = {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
@@ -178,7 +186,8 @@ def _asked(kit: Kit, ctx: Context, request: Request, job_id: str, proof: Proof |
         asked["output_format"] = kit.settings.conversion.output_format  # as the steps: what is asked of a job does not change under it
     if proof is not None:
         asked["proof"] = msgspec.to_builtins(proof)
-    passed_on = request.region is not None and not kit.settings.regions[request.region].user
+    region = kit.settings.regions.get(request.region or "")
+    passed_on = request.region is not None and not (region and region.user)
     if passed_on and ctx.token and kit.settings.secret:
         asked["token"] = seal(kit.settings.secret, ctx.token, job_id)
     return asked

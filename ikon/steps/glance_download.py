@@ -47,8 +47,12 @@ class GlanceDownload:
         """Where to ask, and with what to prove who asks."""
         name = job.input["request"]["region"]
         region = kit.settings.regions.get(name)
+        if region is None and (endpoint := job.input.get("endpoint")):  # out of the catalogue, when the import was asked for
+            region = Region(endpoint)
         if region is None:
-            raise Conflict(f"No region {name} is configured where this import is worked on. Configured: {', '.join(kit.settings.regions)}")
+            there = ", ".join(kit.settings.regions)
+            nor = ", nor has the catalogue an image service there with this interface" if "endpoint" in job.input else ""
+            raise Conflict(f"No region {name:.64} is configured where this import is worked on{nor}. Configured: {there}")
         if region.user:
             given = base64.b64encode(f"{region.user}:{region.password}".encode()).decode()
             return region, {"Authorization": f"Basic {given}"}

@@ -195,6 +195,12 @@ def test_importing_from_regions_is_offered_where_there_are_any(tmp_path: Path) -
     assert settings(tmp_path, f'{region}\n[imports]\nmethods = ["web-download"]').imports.methods == ["web-download"]
 
 
+def test_importing_from_regions_of_the_catalogue_is_offered_where_tokens_can_be_sealed(tmp_path: Path) -> None:
+    for identity, secret, offered in (("keystone", "s" * 32, True), ("keystone", "", False), ("headers", "s" * 32, False)):
+        text = f'identity = "{identity}"\nsecret = "{secret}"'
+        assert ("glance-download" in settings(tmp_path, text).imports.methods) is offered
+
+
 def test_what_is_not_set_follows_from_the_data_directory(tmp_path: Path) -> None:
     found = settings(tmp_path)
 
