@@ -79,6 +79,7 @@ RULES: dict[str, Rule] = {
     "stores_info_detail": ADMIN | SERVICE,
     "manage_users": ADMIN,
     "manage_jobs": ADMIN,
+    "manage_quotas": ADMIN,
     "manage_trash": ADMIN,
     "manage_periodic": ADMIN,
 }

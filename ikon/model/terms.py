@@ -19,6 +19,8 @@ from ikon.model.image import Image
 SORTED = ("name", "size", "updated")
 #: The algorithm that nearly every image has: no term says so.
 USUAL_HASH = "sha512"
+#: True of an image that has data and is copied into more stores; and the statuses in which that can be.
+COPYING, COPIED = "i", ("active", "deactivated")
 
 
 def value(image: Image, field: str) -> bytes:
@@ -41,6 +43,8 @@ def spelled(image: Image) -> Iterator[str]:
     yield text("d", image.disk_format)
     yield text("f", image.container_format)
     yield text("v", image.visibility)
+    if image.importing.job is not None and image.status in COPIED:
+        yield COPYING
     if image.protected:
         yield "x"
     if image.min_disk:

@@ -157,6 +157,8 @@ def _update(conn: Connection, ctx: Context, image_id: str, changes: list[Change]
     tags = len(changed.tags) if changed.tags != image.tags else None
     check_counts(len(changed.properties) if grew else None, tags, (limits.properties, limits.tags))
     saved = images.save(conn, image, changed)
+    if saved.owner != image.owner:
+        copies.give(conn, saved.id, saved.owner)  # whoever has an image has its bytes
     events.add(conn, ctx, "image.update", saved)
     return saved
 

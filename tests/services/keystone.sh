@@ -5,7 +5,7 @@
 #   SWIFT_URL     object-store endpoint (with $(project_id)s or AUTH_%(tenant_id)s); none by default
 #   PASSWORD      of every user (default secret)
 #   KEYSTONE_PIN  default keystone==30.0.0
-# Users: admin (project admin, role admin, also system scope), glance (project service, roles admin+service),
+# Users: admin (project admin, role admin, also system scope), glance (project service, roles admin+service, and reader of the system),
 #        alice, bob (projects alpha and beta, role member), rita (project alpha, role reader).
 # start writes $DIR/clouds.yaml (clouds admin, alice, bob, rita, glance, system).
 . "$(dirname "$0")/lib.sh"

@@ -35,7 +35,6 @@ LATER = [  # paths of the Image API that this server does not serve yet
     ("GET", "/v2/cache"),
     ("POST", "/v2/cache/clean"),
     ("GET", "/v2/metadefs/namespaces"),
-    ("GET", "/v2/info/usage"),
     ("GET", "/v2/schemas/metadefs/namespace"),
 ]
 
