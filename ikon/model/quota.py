@@ -36,6 +36,9 @@ RESOURCES = (
 )
 
 
+NAMES = ", ".join(each.name for each in RESOURCES)
+
+
 class Usage(Struct, frozen=True):
     """What a project holds, or what a change adds to that."""
 
@@ -109,9 +112,11 @@ def parse_own(body: Any) -> dict[str, int | None]:
         said, _, path = str(error).partition(" - at `$.")
         field = path.rstrip("`") or "body"
         raise BadValue(
-            f"{field}: {said}; allowed: {', '.join(each.name for each in RESOURCES)}, each a number, 0 for no limit, "
+            f"{field}: {said}; allowed: {NAMES}, each a number, 0 for no limit, "
             "or null for what holds for all projects"
         ) from None
+    if not body:
+        raise BadValue(f"body: name a limit; allowed: {NAMES}")
     return {name: getattr(made, name) for name in body}
 
 

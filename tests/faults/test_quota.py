@@ -134,7 +134,7 @@ class Watcher:
             time.sleep(0.002)
 
 
-def kill(server: Ikon, chance: random.Random) -> int:
+def kill(server: Server, chance: random.Random) -> int:
     """Kill all of a server, or one of its processes where it has several, and have it run again. Returns attempts in mid-upload then."""
     if server.processes > 1 and chance.random() < 0.5:
         os.kill(chance.choice(eventually(server.workers)), signal.SIGKILL)  # the other goes on, and it is replaced
