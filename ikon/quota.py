@@ -30,7 +30,7 @@ class Quotas:
         """What transactions that write run in; None where no quotas are kept."""
         return counting(Rules(self.defaults, self._found if self._ask else None)) if self.kept else None
 
-    async def learn(self, project: str, *, anew: bool = True) -> Limits:
+    async def learn(self, project: str, *, anew: bool) -> Limits:
         """The limits of a project, asked for now; who asks at the same time hears the same. anew: not those that are known.
 
         Raises Unavailable.

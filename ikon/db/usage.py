@@ -148,7 +148,7 @@ def _lock(conn: Connection, project: str) -> tuple[Usage | None, OwnLimits]:
 
 def _read(row: Any) -> tuple[Usage | None, OwnLimits]:
     amounts, own = row[: len(NAMES)], row[len(NAMES) :]
-    return (None if UNKNOWN in amounts else Usage(*amounts)), OwnLimits(*own)
+    return (None if min(amounts) < 0 else Usage(*amounts)), OwnLimits(*own)
 
 
 def _refused(conn: Connection, project: str, after: Usage, owed: Owed, limits: Limits) -> str | None:
@@ -176,11 +176,20 @@ def count(conn: Connection, project: str) -> Usage:
     return Usage(both - waiting, waiting, images, uploading)
 
 
+def is_known(conn: Connection, project: str) -> bool:
+    """Whether what a project holds is counted already."""
+    return _find(conn, project)[0] is not None
+
+
 def look(conn: Connection, project: str) -> tuple[Usage, OwnLimits]:
     """What a project holds, and its own limits. Locks nothing."""
-    row = conn.execute(sa.select(*AMOUNTS, *OWN).where(t.c.project == project)).first()
-    held, own = _read(row) if row else (None, OwnLimits())
+    held, own = _find(conn, project)
     return held or count(conn, project), own
+
+
+def _find(conn: Connection, project: str) -> tuple[Usage | None, OwnLimits]:
+    row = conn.execute(sa.select(*AMOUNTS, *OWN).where(t.c.project == project)).first()
+    return _read(row) if row else (None, OwnLimits())
 
 
 def page(conn: Connection, after: str, most: int) -> list[tuple[str, Usage, OwnLimits]]:

@@ -112,8 +112,7 @@ def parse_own(body: Any) -> dict[str, int | None]:
         said, _, path = str(error).partition(" - at `$.")
         field = path.rstrip("`") or "body"
         raise BadValue(
-            f"{field}: {said}; allowed: {NAMES}, each a number, 0 for no limit, "
-            "or null for what holds for all projects"
+            f"{field}: {said}; allowed: {NAMES}, each a number, 0 for no limit, or null for what holds for all projects"
         ) from None
     if not body:
         raise BadValue(f"body: name a limit; allowed: {NAMES}")

@@ -14,13 +14,14 @@ well. Every scope can be sorted.
 from collections.abc import Iterator
 
 from ikon.model.image import Image
+from ikon.model.quota import COMING_IN
 
 #: Fields that lists can be sorted by without looking at more than the page.
 SORTED = ("name", "size", "updated")
 #: The algorithm that nearly every image has: no term says so.
 USUAL_HASH = "sha512"
-#: True of an image that has data and is copied into more stores; and the statuses in which that can be.
-COPYING, COPIED = "i", ("active", "deactivated")
+#: The term of an image that is copied into more stores.
+COPYING = "i"
 
 
 def value(image: Image, field: str) -> bytes:
@@ -43,7 +44,7 @@ def spelled(image: Image) -> Iterator[str]:
     yield text("d", image.disk_format)
     yield text("f", image.container_format)
     yield text("v", image.visibility)
-    if image.importing.job is not None and image.status in COPIED:
+    if image.importing.job is not None and image.status not in COMING_IN:
         yield COPYING
     if image.protected:
         yield "x"

@@ -12,7 +12,7 @@ async def of_caller(kit: Kit, ctx: Context) -> tuple[Usage, Limits] | None:
     """What the caller's project holds and may hold; None where no quotas are kept, or the caller has no project. Raises IdentityDown."""
     if not kit.quotas.kept or ctx.project is None:
         return None
-    held, own = await kit.db.read(usage.look, ctx.project)
+    held, own = await _look(kit, ctx.project)
     return held, await _limits(kit, ctx.project, own)
 
 
@@ -29,7 +29,7 @@ async def browse(kit: Kit, ctx: Context, after: str) -> list[Quota]:
 async def show(kit: Kit, ctx: Context, project: str) -> Quota:
     """All about one project. Raises Forbidden, BadValue, Conflict where no quotas are kept, IdentityDown."""
     _require(kit, ctx)
-    held, own = await kit.db.read(usage.look, _checked(project))
+    held, own = await _look(kit, _checked(project))
     return Quota(project, held, own, await _limits(kit, project, own))
 
 
@@ -50,8 +50,14 @@ async def unlimit(kit: Kit, ctx: Context, project: str) -> None:
     await limit(kit, ctx, project, {each.name: None for each in RESOURCES})
 
 
+async def _look(kit: Kit, project: str) -> tuple[Usage, OwnLimits]:
+    if not await kit.db.read(usage.is_known, project):
+        await kit.db.write(usage.mend, project)  # or whoever looks again would have it counted again
+    return await kit.db.read(usage.look, project)
+
+
 async def _limits(kit: Kit, project: str, own: OwnLimits) -> Limits:
-    return await kit.quotas.learn(project) if kit.quotas.elsewhere else own.over(kit.quotas.defaults)
+    return await kit.quotas.learn(project, anew=False) if kit.quotas.elsewhere else own.over(kit.quotas.defaults)
 
 
 def _require(kit: Kit, ctx: Context) -> None:
