@@ -28,6 +28,7 @@ AMOUNTS, OWN = [t.c[name] for name in NAMES], [t.c[f"most_{name}"] for name in N
 UNKNOWN = -1
 UNKNOWN_ROW = dict.fromkeys(NAMES, UNKNOWN)
 LOCK = sa.select(*AMOUNTS, *OWN).where(t.c.project == sa.bindparam("project")).with_for_update()
+UPDATE = sa.update(t).where(t.c.project == sa.bindparam("of")).values({name: sa.bindparam(name) for name in NAMES})
 #: Terms of the images that data comes into, or waits to.
 COMING = (COPYING, *(text("s", status) for status in COMING_IN))
 
@@ -134,7 +135,11 @@ def _settle(conn: Connection, project: str, owed: Owed, rules: Rules, given: Giv
             limits = own.over(rules.defaults)
         if why := refused(limits):
             raise QuotaExceeded(why)
-    conn.execute(sa.update(t).where(t.c.project == project).values(msgspec.structs.asdict(after)))
+    _set(conn, project, after)
+
+
+def _set(conn: Connection, project: str, held: Usage) -> None:
+    conn.execute(UPDATE, {"of": project, **msgspec.structs.asdict(held)})
 
 
 def _lock(conn: Connection, project: str) -> tuple[Usage | None, OwnLimits]:
@@ -215,7 +220,7 @@ def mend(conn: Connection, project: str) -> Usage:
     held, _ = _lock(conn, project)
     total = count(conn, project)  # whoever changes one counts it before the commit, and so waits for this row or is counted
     if held != total:
-        conn.execute(sa.update(t).where(t.c.project == project).values(msgspec.structs.asdict(total)))
+        _set(conn, project, total)
     return Usage() if held is None else total - held
 
 
