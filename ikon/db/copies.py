@@ -151,7 +151,8 @@ def _resized(conn: Connection, copy_id: str, size: int, change: sa.Update, value
 
 def give(conn: Connection, image_id: str, project: str | None) -> None:
     """Charge another project with all copies of a locked image."""
-    for copy in of_image(conn, image_id):
+    for row in conn.execute(OF_IMAGE.with_for_update(), {"image_id": image_id}).all():  # one that is being written may be promised more now
+        copy = Copy(*row)
         usage.note_copy(conn, copy.project, image_id, copy.store, -copy.reserved)
         usage.note_copy(conn, project, image_id, copy.store, copy.reserved)
     conn.execute(sa.update(t).where(t.c.image_id == image_id).values(project=project))
