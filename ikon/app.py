@@ -22,7 +22,7 @@ from ikon.config import MIB, Settings
 from ikon.db import deliveries, schema, usage
 from ikon.db.engine import Database, make_engine
 from ikon.db.lease import Lease, lock_file
-from ikon.keystone import Keystone
+from ikon.keystone import Keystone, UnifiedLimits
 from ikon.kit import Kit
 from ikon.model.job import Limits
 from ikon.passwords import Passwords
@@ -30,6 +30,7 @@ from ikon.periodic import heartbeat, reaper, teller, updater
 from ikon.periodic.base import Process, every
 from ikon.problems import Problem, StartError
 from ikon.queue import Queue
+from ikon.quota import Quotas
 from ikon.signatures import Signatures
 from ikon.stores.registry import open_stores
 from ikon.transfer.fetch import Fetcher
@@ -54,18 +55,34 @@ async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> Asy
     stores = open_stores(settings)
     fetcher, senders, keystone = _outside(settings)
     signatures = _signatures(settings, keystone)
-    db = Database(settings.database, sinks=events.sinks(settings))
+    unified = UnifiedLimits(settings) if settings.quota.from_keystone else None
+    quotas = Quotas(settings.quota, unified.of if unified else None)
+    db = Database(settings.database, sinks=events.sinks(settings), around=quotas.around())
     lease = Lease(db, settings.node, settings.run)
     await lease.start()
-    if settings.quota.bytes:
+    if quotas.kept:
         await db.write(usage.doubt)
-    intake = Intake(db, stores, lease, settings.buffer_mib * MIB, limited=bool(settings.quota.bytes))
+    intake = Intake(db, stores, lease, settings.buffer_mib * MIB)
     outflow, passwords = Outflow(db, stores, settings.node), Passwords()
     queue = Queue(Broker(settings.broker) if settings.broker else None)
     try:
         periodic = {process.name: process.run_once for process in processes}
         yield Kit(
-            settings, db, lease, stores, queue, intake, outflow, fetcher, Kinds(KINDS), senders, passwords, keystone, signatures, periodic
+            settings,
+            db,
+            lease,
+            stores,
+            queue,
+            intake,
+            outflow,
+            fetcher,
+            Kinds(KINDS),
+            quotas,
+            senders,
+            passwords,
+            keystone,
+            signatures,
+            periodic,
         )
     finally:
         with contextlib.suppress(Problem, TimeoutError):
@@ -76,6 +93,8 @@ async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> Asy
         _let_go(fetcher, senders, keystone)
         if signatures is not None:
             signatures.close()
+        if unified is not None:
+            unified.close()
 
 
 def _outside(settings: Settings) -> tuple[Fetcher, dict[str, events.Sender], Keystone | None]:
@@ -162,6 +181,8 @@ def prepare(settings: Settings) -> int | None:
     # what these cannot work with is said now, once, and not by each server process
     open_stores(settings).close()
     _let_go(*_outside(settings))
+    if settings.quota.from_keystone:
+        UnifiedLimits(settings).close()
     return lock
 
 

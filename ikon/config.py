@@ -47,6 +47,23 @@ class Quota(Struct, frozen=True, forbid_unknown_fields=True):
     """What one project may hold."""
 
     bytes: Annotated[Count, Meta(description="Bytes of image data a project may hold, every stored copy counted; 0 sets no limit.")] = 0
+    staged_bytes: Annotated[
+        Count, Meta(description="Bytes that a project may have staged or fetched for imports, until these end; 0 sets no limit.")
+    ] = 0
+    images: Annotated[Count, Meta(description="Images that a project may have; 0 sets no limit.")] = 0
+    uploading: Annotated[
+        Count, Meta(description="Images of a project that may be uploaded, staged, imported or copied at once; 0 sets no limit.")
+    ] = 0
+    counted: Annotated[
+        bool, Meta(description="Count what projects hold where nothing else here asks for it, so that `ikon quota set` can limit one.")
+    ] = False
+    from_keystone: Annotated[
+        bool,
+        Meta(
+            description="Take limits from Keystone alone: its unified limits of the image service, image_size_total and "
+            "image_stage_total in MiB, image_count_total, image_count_uploading. One that is not registered is 0."
+        ),
+    ] = False
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
@@ -222,6 +239,12 @@ class Keystone(Struct, frozen=True, forbid_unknown_fields=True):
             "credential's access rules do not name."
         ),
     ] = field(default_factory=lambda: ["service"])
+    region: Annotated[
+        str,
+        Meta(
+            description="Region of this image service, whose limits count with [quota] from_keystone; empty: the only one in the catalogue."
+        ),
+    ] = ""
     ca_file: Annotated[str, Meta(description="PEM file of certificate authorities trusted instead of the library's; empty: those.")] = ""
     timeout_s: Annotated[Seconds, Meta(description="Seconds that Keystone may take to answer.")] = 10.0
     cache_s: Annotated[

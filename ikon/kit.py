@@ -16,6 +16,7 @@ from ikon.model.periodic import Report
 from ikon.passwords import Passwords
 from ikon.problems import Problem
 from ikon.queue import Queue
+from ikon.quota import Quotas
 from ikon.signatures import Signatures
 from ikon.stores.registry import Stores
 from ikon.transfer.fetch import Fetcher
@@ -46,6 +47,7 @@ class Kit:
     outflow: Outflow
     fetcher: Fetcher
     kinds: Kinds
+    quotas: Quotas
     senders: Mapping[str, Sender] = field(default_factory=dict)
     passwords: Passwords = field(default_factory=Passwords)
     #: With identity "keystone".

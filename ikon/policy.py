@@ -116,6 +116,7 @@ RULES: dict[str, Rule] = {
     "remove_metadef_resource_type_association": METADEF_ADMIN,
     "manage_users": ADMIN,
     "manage_jobs": ADMIN,
+    "manage_quotas": ADMIN,
     "manage_trash": ADMIN,
     "manage_periodic": ADMIN,
 }

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ikon import log, metrics
-from ikon.api import copies, data, discovery, errors, images, imports, info, jobs, members, metadefs, periodic, tags, trash, users
+from ikon.api import copies, data, discovery, errors, images, imports, info, jobs, members, metadefs, periodic, quotas, tags, trash, users
 from ikon.api.address import Proxies, PublicAddress
 from ikon.api.auth import Identity
 from ikon.api.cors import Cors
@@ -43,6 +43,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v2/info/import": {"GET": info.import_methods},
     "/v2/info/stores": {"GET": info.stores},
     "/v2/info/stores/detail": {"GET": info.stores_detail},
+    "/v2/info/usage": {"GET": quotas.usage},
     "/v2/tasks": {"GET": imports.browse, "POST": imports.post},
     "/v2/tasks/{id}": {"GET": imports.show},
     "/v2/schemas/image": {"GET": info.schema_image},
@@ -96,6 +97,8 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/ikon/v1/trash/{id}/restore": {"POST": trash.restore},
     "/ikon/v1/periodic": {"GET": periodic.browse},
     "/ikon/v1/periodic/{name}/run": {"POST": periodic.run},
+    "/ikon/v1/quotas": {"GET": quotas.browse},
+    "/ikon/v1/quotas/{project}": {"GET": quotas.show, "PUT": quotas.limit, "DELETE": quotas.unlimit},
     "/ikon/v1/users": {"GET": users.browse, "POST": users.add},
     "/ikon/v1/users/{name}": {"DELETE": users.remove},
     "/ikon/v1/users/{name}/password": {"PUT": users.set_password},

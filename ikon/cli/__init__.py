@@ -15,6 +15,7 @@ GROUPS = {
     "trash": "ikon.cli.trash:trash",
     "user": "ikon.cli.user:user",
     "policy": "ikon.cli.policy:policy",
+    "quota": "ikon.cli.quota:quota",
     "jobs": "ikon.cli.jobs:jobs",
     "why": "ikon.cli.why:why",
     "periodic": "ikon.cli.periodic:periodic",

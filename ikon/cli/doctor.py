@@ -15,8 +15,9 @@ from ikon.db import checks, copies, deliveries, runs, schema, trash, users
 from ikon.db.checks import Finding
 from ikon.db.engine import make_engine, now_ms
 from ikon.db.tables import SCHEMA
-from ikon.keystone import Keystone
+from ikon.keystone import Keystone, UnifiedLimits
 from ikon.model.periodic import told
+from ikon.model.quota import RESOURCES
 from ikon.problems import IdentityDown, Problem, StartError
 from ikon.stores.registry import open_stores
 
@@ -26,10 +27,10 @@ LEAST_FREE = 1 << 30
 @click.command()
 @settings_options
 def doctor(config: str | None, data: str | None) -> None:
-    """Check settings, data directory, database, clock, broker, events, stores and identity. Ends with 1 when something is wrong."""
+    """Check settings, data directory, database, clock, broker, events, stores, identity and limits. Ends with 1 when something is wrong."""
     chosen = settings(config, data=data)
     findings: list[Finding] = []
-    for look in (_data, _database, _broker, _events, _stores, _identity):
+    for look in (_data, _database, _broker, _events, _stores, _identity, _limits):
         findings += look(chosen)
     for finding in findings:
         click.echo(f"{'WRONG' if finding.remedy else 'ok':5}  {finding.what}: {finding.said}")
@@ -180,6 +181,27 @@ def _keystone(chosen: Settings) -> Finding:
             "identity", f"keystone, {chosen.keystone.url}: {problem}", "See the line before, and check the settings of [keystone]"
         )
     return Finding("identity", f"keystone, {chosen.keystone.url} answers")
+
+
+def _limits(chosen: Settings) -> list[Finding]:
+    """Whether Keystone tells what projects may hold, where it sets that."""
+    if not chosen.quota.from_keystone:
+        return []
+
+    async def ask() -> dict[str, int]:
+        unified = UnifiedLimits(chosen)
+        try:
+            return await unified.of("none")
+        finally:
+            unified.close()
+
+    try:
+        found = asyncio.run(ask())
+    except (IdentityDown, StartError) as problem:
+        return [Finding("limits", str(problem), "See the line before; the user of [keystone] needs the role reader on the system")]
+    missing = [each.wire for each in RESOURCES if each.wire not in found]
+    remedy = f"Register {', '.join(missing)}: what is not registered is 0" if missing else ""
+    return [Finding("limits", f"Keystone has {len(found)} of the image service", remedy)]
 
 
 def _users(chosen: Settings) -> list[Finding]:

@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Connection, bindparam
 
-from ikon.db import instances, missing, tables
+from ikon.db import instances, missing, tables, usage
 from ikon.db.engine import now_ms, now_ms_sql
 
 t = tables.copies
@@ -49,6 +49,7 @@ COLUMNS = list(t.c)
 INSERT = sa.insert(t).values({c: bindparam(c.name) for c in COLUMNS})
 OF_IMAGE = sa.select(*COLUMNS).where(t.c.image_id == bindparam("image_id")).order_by(t.c.created, t.c.id)
 GET = sa.select(*COLUMNS).where(t.c.id == bindparam("id"))
+LOCK = GET.with_for_update()
 FINISH = (
     sa.update(t)
     .where(t.c.id == bindparam("copy_id"), t.c.state == "writing", t.c.instance == bindparam("me"))
@@ -63,6 +64,7 @@ DIGESTS_NEEDED = sa.union_all(*(sa.select(of.c.digests).where(of.c.id == bindpar
 def intend(conn: Connection, copy: Copy) -> None:
     """Commit to writing bytes under this copy's URL."""
     conn.execute(INSERT, msgspec.structs.asdict(copy))
+    usage.note_copy(conn, copy.project, copy.image_id, copy.store, copy.reserved)
 
 
 def get(conn: Connection, copy_id: str) -> Copy | None:
@@ -87,13 +89,13 @@ def readable(conn: Connection, image_ids: Sequence[str]) -> dict[str, list[Copy]
 
 def finish(conn: Connection, copy_id: str, me: str, size: int) -> bool:
     """Make a copy that this instance was writing ready. False when it is not this instance's any more."""
-    return conn.execute(FINISH, {"copy_id": copy_id, "me": me, "bytes": size}).rowcount == 1
+    return _resized(conn, copy_id, size, FINISH, {"copy_id": copy_id, "me": me, "bytes": size})
 
 
 def keep_part(conn: Connection, copy_id: str, me: str, size: int) -> bool:
     """Keep what has come of staged data whose source broke off. False when it is not this instance's any more."""
     mine = sa.update(t).where(t.c.id == copy_id, t.c.state == "writing", t.c.instance == me)
-    return conn.execute(mine.values(state="part", instance=None, size=size, reserved=size, verified_at=now_ms_sql())).rowcount == 1
+    return _resized(conn, copy_id, size, mine.values(state="part", instance=None, size=size, reserved=size, verified_at=now_ms_sql()))
 
 
 def claim_undo(conn: Connection, copy_id: str, me: str) -> str:
@@ -132,10 +134,28 @@ def suspect(conn: Connection, copy_id: str) -> bool:
 
 def reserve(conn: Connection, copy_id: str, me: str, reserved: int) -> bool:
     """Record how many bytes a copy being written is charged with. False when it is not ours any more."""
-    return (
-        conn.execute(sa.update(t).where(t.c.id == copy_id, t.c.instance == me, t.c.state == "writing").values(reserved=reserved)).rowcount
-        == 1
-    )
+    mine = sa.update(t).where(t.c.id == copy_id, t.c.instance == me, t.c.state == "writing")
+    return _resized(conn, copy_id, reserved, mine.values(reserved=reserved))
+
+
+def _resized(conn: Connection, copy_id: str, size: int, change: sa.Update, values: dict[str, Any] | None = None) -> bool:
+    """Make a change after which a copy is charged with that size, if it is still to be made. Whether it was."""
+    row = conn.execute(LOCK, {"id": copy_id}).first() if usage.is_counted(conn) else None
+    if conn.execute(change, values or {}).rowcount != 1:
+        return False
+    if row is not None:
+        was = Copy(*row)
+        usage.note_copy(conn, was.project, was.image_id, was.store, size - was.reserved)
+    return True
+
+
+def give(conn: Connection, image_id: str, project: str | None) -> None:
+    """Charge another project with all copies of a locked image."""
+    for row in conn.execute(OF_IMAGE.with_for_update(), {"image_id": image_id}).all():  # one that is being written may be promised more now
+        copy = Copy(*row)
+        usage.note_copy(conn, copy.project, image_id, copy.store, -copy.reserved)
+        usage.note_copy(conn, project, image_id, copy.store, copy.reserved)
+    conn.execute(sa.update(t).where(t.c.image_id == image_id).values(project=project))
 
 
 def release(conn: Connection, copy_id: str, again_in_ms: int) -> None:
@@ -148,7 +168,7 @@ def release(conn: Connection, copy_id: str, again_in_ms: int) -> None:
 
 def forget(conn: Connection, copy: Copy) -> Copy | None:
     """Remove the row of a copy whose bytes are gone, with digests that nobody needs any more. Returns the row, None if it was gone."""
-    row = conn.execute(GET.with_for_update(), {"id": copy.id}).first()
+    row = conn.execute(LOCK, {"id": copy.id}).first()
     if row is None or conn.execute(sa.delete(t).where(t.c.id == copy.id, t.c.state == "deleting")).rowcount == 0:
         return None
     needed = conn.execute(DIGESTS_NEEDED, {"id": copy.image_id}).first()
@@ -156,7 +176,9 @@ def forget(conn: Connection, copy: Copy) -> Copy | None:
         conn.execute(sa.delete(d).where(d.c.image_id == copy.image_id))
     elif needed[0] != copy.id:
         conn.execute(sa.delete(d).where(d.c.image_id == copy.image_id, d.c.copy_id == copy.id))
-    return Copy(*row)
+    gone = Copy(*row)
+    usage.note_copy(conn, gone.project, gone.image_id, gone.store, -gone.reserved)
+    return gone
 
 
 def to_delete(conn: Connection, me: str, node: str, store: str, limit: int) -> list[Copy]:

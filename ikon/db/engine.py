@@ -5,7 +5,8 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
@@ -66,6 +67,18 @@ def _now_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
     return "CAST(1000 * extract(epoch from clock_timestamp()) AS bigint)"  # now() is the start of the transaction
 
 
+#: What surrounds a function that writes, in its transaction, with what its earlier tries lacked.
+Around = Callable[[Connection, dict[str, Any]], AbstractContextManager[None]]
+
+
+class Lacking(Exception):
+    """A function needs what only others know. It is undone, `learn` is awaited outside any transaction, and the function runs again."""
+
+    def __init__(self, name: str, learn: Callable[[], Awaitable[Any]]) -> None:
+        super().__init__(name)
+        self.name, self.learn = name, learn
+
+
 _SELECT_NOW = sa.select(NowMs())
 
 
@@ -101,14 +114,16 @@ class Database:
     that nothing was changed.
     """
 
-    def __init__(self, url: str, *, readers: int = 8, rehearse: bool = False, sinks: Sequence[Sink] = ()) -> None:
-        """Connects to nothing yet. sinks: who is told of events that functions write. rehearse runs each function that writes twice,
-        the first time undone, for tests: it must bear that.
+    def __init__(
+        self, url: str, *, readers: int = 8, rehearse: bool = False, sinks: Sequence[Sink] = (), around: Around | None = None
+    ) -> None:
+        """Connects to nothing yet. sinks: who is told of events that functions write. around: in what they run. rehearse runs each
+        function that writes twice, the first time undone, for tests: it must bear that.
 
         Raises StartError when the URL is of no use.
         """
         writes, reads = connect.engine(url, limits=True), connect.engine(url, limits=True, reads=True)
-        writes.update_execution_options(sinks=tuple(sinks))
+        writes.update_execution_options(sinks=tuple(sinks), around=around)
         #: "sqlite", "mysql" (MariaDB too) or "postgresql"
         self.dialect = "mysql" if writes.dialect.name == "mariadb" else writes.dialect.name
         #: CLOCK_BOOTTIME, in seconds, when a transaction last succeeded; 0.0 before the first.
@@ -134,7 +149,12 @@ class Database:
 
     async def write(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run fn and commit. Returns after the commit; a cancelled caller waits for the outcome, then is cancelled."""
-        return await self._put(self._writes, fn, args, kwargs)  # type: ignore[no-any-return]
+        given: dict[str, Any] = {}
+        while True:
+            try:
+                return await self._put(self._writes, fn, args, kwargs, given)  # type: ignore[no-any-return]
+            except Lacking as lacking:
+                given = {**given, lacking.name: await lacking.learn()}
 
     async def close(self) -> None:
         """Finish what is queued and close the connections; after 5 s give up the rest, with DatabaseDown or OutcomeUnknown."""
@@ -146,10 +166,12 @@ class Database:
         self._reads.give_up(_stopping, _stopping)
         self._writes.give_up(_stopping, OutcomeUnknown)
 
-    def _put(self, pool: Pool, fn: Callable[..., Any], args: Any, kwargs: Any) -> "asyncio.Future[Any]":
+    def _put(
+        self, pool: Pool, fn: Callable[..., Any], args: Any, kwargs: Any, given: dict[str, Any] | None = None
+    ) -> "asyncio.Future[Any]":
         if self._closing.is_set():
             raise _stopping()
-        call = Call(fn, args, kwargs, patient=pool is self._writes)
+        call = Call(fn, args, kwargs, given or {}, patient=pool is self._writes)
         pool.put(call)
         return call.future
 
@@ -227,9 +249,9 @@ class Database:
             if guarded:
                 driver.execute("SAVEPOINT member")
             if self._rehearse:
-                call.run(conn)
+                _run(conn, call)
                 driver.execute("ROLLBACK TO member")
-            result = call.run(conn)
+            result = _run(conn, call)
         except BaseException as error:
             means = failures.meaning(error, writing=True)
             problem = error if means is None else failures.problem(means, error)
@@ -256,15 +278,23 @@ def _read(line: Line, call: Call) -> Any:
 
 def _rehearse_and_write(line: Line, call: Call) -> Any:
     conn = line.connection()
-    call.run(conn)
+    _run(conn, call)
     conn.rollback()
     return _write(line, call)
+
+
+def _run(conn: Connection, call: Call) -> Any:
+    around: Around | None = conn.get_execution_options()["around"]
+    if around is None:
+        return call.run(conn)
+    with around(conn, call.given):
+        return call.run(conn)
 
 
 def _write(line: Line, call: Call) -> Any:
     conn = line.connection()
     conn.info.pop("proof", None)
-    result = call.run(conn)
+    result = _run(conn, call)
     proof = conn.info.get("proof")
     try:
         conn.commit()

@@ -127,7 +127,7 @@ CAUSES = [
     Cause("ImageTooLarge|SourceTooLarge", "The data is larger than this service takes: {said}",
           "Raise limits.image_bytes if it is to be taken", "Send an image in a format that leaves empty space out"),
     Cause("QuotaExceeded", "The project's quota is used up: {said}",
-          "Raise quota.bytes, or have the project delete images", "Delete images, or ask the operator for more"),
+          "Raise its limit (ikon quota show), or have the project delete images", "Delete images, or ask the operator for more"),
     # where it is to go
     Cause("StoreFull", "A disk is full: {said}", "Make room in the store, or name another one", OTHER_STORE),
     Cause("RoomPromised", "A disk has no room for it at this time: {said}",

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterable, AsyncIterator
 import msgspec
 from sqlalchemy import Connection
 
-from ikon import log, policy, quota
+from ikon import log, policy
 from ikon.context import Context
 from ikon.db import copies, events, images
 from ikon.db.copies import Copy
@@ -34,24 +34,17 @@ async def upload(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[by
     the reason; what the store kept is named by a copies row until it is gone.
     """
     attempt = new_attempt(kit, image_id, kit.stores.choose(store))
-    most, limit = kit.settings.limits.image_bytes, kit.settings.quota.bytes
+    most = kit.settings.limits.image_bytes
     room = await kit.intake.rooms.measure(attempt.store)
     async with kit.intake.undoing(ctx, attempt):
-        image, copy = await kit.db.write(_begin, ctx, attempt, record(kit, attempt, size or 0), size, most, limit, room)
+        image, copy = await kit.db.write(_begin, ctx, attempt, record(kit, attempt, size or 0), size, most, room)
         attempt.reserved = copy.reserved
         proof = await kit.signatures.proof(ctx, image.properties, image_id) if kit.signatures else None
         inspector = Inspector(image.disk_format or "", image.container_format or "", kit.settings.formats)
-        facts = await kit.intake.take_in(
-            attempt,
-            blocks,
-            Bounds(size, most),
-            inspector,
-            lambda conn, by: quota.charge(conn, copy.project, by, limit),
-            witness=verifier(proof, image_id),
-        )
+        facts = await kit.intake.take_in(attempt, blocks, Bounds(size, most), inspector, witness=verifier(proof, image_id))
         await kit.lease.held()
         try:
-            await kit.db.write(_finish, ctx, attempt, facts, proof, kit.lease.id, limit)
+            await kit.db.write(_finish, ctx, attempt, facts, proof, kit.lease.id)
         except OutcomeUnknown:
             if not await kit.db.read(_is_ready, attempt.copy_id):
                 raise
@@ -84,9 +77,7 @@ def record(kit: Kit, attempt: Attempt, reserved: int) -> Copy:
     )
 
 
-def _begin(
-    conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: int | None, most: int, limit: int, room: Room
-) -> tuple[Image, Copy]:
+def _begin(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: int | None, most: int, room: Room) -> tuple[Image, Copy]:
     image = reachable(conn, ctx, attempt.image_id, lock=True)
     policy.require(ctx, "upload_image", image)
     missing = [name for name in FORMATS if getattr(image, name) is None]
@@ -99,14 +90,12 @@ def _begin(
     require(conn, room, copy.reserved, image.id)
     copies.intend(conn, copy)  # the row before the bytes: docs/design/invariants.md, 1
     events.add(conn, ctx, "image.prepare", image, attempt.store)
-    quota.charge(conn, copy.project, copy.reserved, limit)
     return image, copy
 
 
-def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, proof: Proof | None, me: str, limit: int) -> None:
+def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, proof: Proof | None, me: str) -> None:
     image = images.lock(conn, attempt.image_id)
-    copy = copies.get(conn, attempt.copy_id)
-    if image is None or copy is None or not copies.finish(conn, attempt.copy_id, me, facts.size):
+    if image is None or not copies.finish(conn, attempt.copy_id, me, facts.size):
         raise lost(conn, attempt.image_id)
     require_same(image.properties, proof)
     image = images.move(
@@ -125,8 +114,6 @@ def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, proo
     )
     drop_staged(conn, image.id)  # what a failed import has left
     events.add(conn, ctx, "image.activate", image, f"the data is {facts.verdict.format}" if facts.verdict else None)
-    if facts.size != copy.reserved:
-        quota.charge(conn, copy.project, facts.size - copy.reserved, limit)
 
 
 def drop_staged(conn: Connection, image_id: str, keep: str | None = None) -> None:

@@ -161,6 +161,8 @@ def _update(conn: Connection, ctx: Context, image_id: str, changes: list[Change]
     seen = len(protection.readable(ctx, changed.properties))  # a number that counts what the caller may not read would tell of it
     check_counts(seen if grew else None, tags, (limits.properties, limits.tags))
     saved = images.save(conn, image, changed)
+    if saved.owner != image.owner:
+        copies.give(conn, saved.id, saved.owner)  # whoever has an image has its bytes
     events.add(conn, ctx, "image.update", saved)
     return saved
 

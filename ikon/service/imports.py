@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from ikon import log, policy
 from ikon.context import Context
-from ikon.db import copies, events, images, instances, jobs
+from ikon.db import copies, events, images, instances, jobs, usage
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import UUID, Image, Importing
@@ -33,8 +33,8 @@ LOOKED_AT = 10
 async def stage(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[bytes], *, size: int | None) -> None:
     """Keep an image's data until its import. size: bytes that the client announced, None when it did not.
 
-    Raises NotFound where nothing can be imported from there, ImageNotFound, Forbidden, StatusConflict, ImageTooLarge, StoreFull,
-    RoomPromised, StoreDown, ClientGone, ImageDeleted. When it fails the image is queued again with the reason.
+    Raises NotFound where nothing can be imported from there, ImageNotFound, Forbidden, StatusConflict, ImageTooLarge, QuotaExceeded,
+    StoreFull, RoomPromised, StoreDown, ClientGone, ImageDeleted. When it fails the image is queued again with the reason.
     """
     if DIRECT not in kit.settings.imports.methods:
         raise NotFound(f"'{DIRECT}' method is not available at this site.")
@@ -61,7 +61,7 @@ def _begin_stage(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, s
     if size is not None and size > most:
         raise ImageTooLarge(f"The incoming image is too large: {size} bytes are announced, {most} are allowed")
     require(conn, room, copy.reserved, image.id)
-    copies.intend(conn, copy)
+    copies.intend(conn, msgspec.structs.replace(copy, project=image.owner or ctx.project))
 
 
 def _finish_stage(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, me: str) -> None:
@@ -76,8 +76,8 @@ def _finish_stage(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts
 async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str | None:
     """Enqueue an import, or a copy of an active image into more stores. Returns the job's id, None where there is nothing to do.
 
-    Raises Conflict for a store that is not configured, ImageNotFound, Forbidden, StatusConflict, BadRequest, SignatureRefused,
-    IdentityDown, KeyManagerDown.
+    Raises Conflict for a store that is not configured, ImageNotFound, Forbidden, StatusConflict, BadRequest, QuotaExceeded,
+    SignatureRefused, IdentityDown, KeyManagerDown.
     """
     named = tuple(kit.stores.all) if request.all_stores else request.stores or (kit.stores.default,)
     for store in named:
@@ -121,6 +121,7 @@ def _start(
     staged = staged_copy(conn, image) if request.method == DIRECT else staged
     queue = node_queue(staged.node) if staged and staged.node else ANY
     asked = asked | ({"fetched": fetched} if fetched else {"staged": staged.id} if staged else {})
+    usage.demand(conn, image.owner or ctx.project, image.id, 0)  # how much it will be, its steps know
     _enqueue(conn, ctx, image, targets, "copy" if request.method == COPY else "import", job_id, asked, deadline_s, queue)
     return queue
 

@@ -8,9 +8,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from ikon import quota
 from ikon.context import Context, new_request_id
-from ikon.db import copies, images, jobs
+from ikon.db import copies, images, jobs, usage
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import Image
@@ -81,10 +80,10 @@ async def admit(kit: Kit, work: Work, size: int) -> None:
     Raises StoreFull, RoomPromised, QuotaExceeded, and what `lost` does.
     """
     rooms = [await kit.intake.rooms.measure(store) for store in work.job.input["stores"]]
-    await kit.db.write(_admit, work.job, size, rooms, kit.settings.quota.bytes)
+    await kit.db.write(_admit, work.job, size, rooms)
 
 
-def _admit(conn: Connection, job: Job, size: int, rooms: Sequence[Room], limit: int) -> None:
+def _admit(conn: Connection, job: Job, size: int, rooms: Sequence[Room]) -> None:
     image, held = images.lock(conn, job.image_id or ""), jobs.lock(conn, job)
     if image is None or held is None:
         raise lost(conn, job.image_id or "")
@@ -98,13 +97,14 @@ def _admit(conn: Connection, job: Job, size: int, rooms: Sequence[Room], limit: 
     if full and (job.input["request"]["must_succeed"] or len(full) == len(rooms)):
         raise full[0]
     jobs.end_step(conn, held, held.step, held.checkpoint | {"promised": size})
-    quota.require(conn, image.owner or job.project, size * (len(rooms) - len(full)), limit, image.id)
+    usage.demand(conn, image.owner or job.project, image.id, size * (len(rooms) - len(full)))
 
 
 def _begin(conn: Connection, job: Job, row: Copy) -> None:
-    if images.lock(conn, job.image_id or "") is None:
+    image = images.lock(conn, job.image_id or "")
+    if image is None:
         raise lost(conn, job.image_id or "")
-    copies.intend(conn, row)
+    copies.intend(conn, msgspec.structs.replace(row, project=image.owner or job.project))
 
 
 def _finish(

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from ikon import log, quota
+from ikon import log
 from ikon.context import Context
 from ikon.db import copies, events, images
 from ikon.db.copies import Copy
@@ -47,7 +47,7 @@ class Store:
                 await stack.enter_async_context(kit.intake.undoing(ctx, attempt))
             rows = [record(kit, attempt, 0) for attempt in attempts]
             rooms = {attempt.store: await kit.intake.rooms.measure(attempt.store) for attempt in attempts}
-            image, sources, full = await kit.db.write(self._begin, job, rows, rooms, kit.settings.quota.bytes)
+            image, sources, full = await kit.db.write(self._begin, job, rows, rooms)
             going = [attempt for attempt in attempts if attempt.copy_id not in full]
             reader = await stack.enter_async_context(self._reading(kit, image, sources))
             size = sources[0].size or 0
@@ -76,7 +76,7 @@ class Store:
         log.get().info("image stored", image=image.id, stores=",".join(job.input["stores"]), size_bytes=size, job=job.id)
 
     def _begin(
-        self, conn: Connection, job: Job, rows: Sequence[Copy], rooms: Mapping[str, Room], limit: int
+        self, conn: Connection, job: Job, rows: Sequence[Copy], rooms: Mapping[str, Room]
     ) -> tuple[Image, list[Copy], dict[str, Problem]]:
         """The image, its data, and why attempts do not begin, by copy id, where some may fail."""
         image = images.lock(conn, job.image_id or "")
@@ -95,7 +95,6 @@ class Store:
                 full[row.id] = problem
             else:
                 copies.intend(conn, msgspec.structs.replace(row, project=project, reserved=size))
-        quota.charge(conn, project, size * (len(rows) - len(full)), limit, image.id)
         return image, sources, full
 
     def _reading(self, kit: Kit, image: Image, sources: list[Copy]) -> contextlib.AbstractAsyncContextManager[Reader]:

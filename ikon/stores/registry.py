@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 
 from ikon.config import Settings, explain
+from ikon.model import quota
 from ikon.problems import BadValue, StartError
 from ikon.stores.base import Store
 
 #: Where staged data is kept. No caller can name it: the beginning of its name is reserved.
-STAGING = "os_glance_staging_store"
+STAGING = quota.STAGING
 
 
 class Stores:

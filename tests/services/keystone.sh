@@ -6,7 +6,7 @@
 #   PROJECTS      more projects, whose ids are their names; in each, user bench has role member, and bench-admin role admin
 #   PASSWORD      of every user (default secret)
 #   KEYSTONE_PIN  default keystone==30.0.0
-# Users: admin (project admin, role admin, also system scope), glance (project service, roles admin+service),
+# Users: admin (project admin, role admin, also system scope), glance (project service, roles admin+service, and reader of the system),
 #        alice, bob (projects alpha and beta, role member), rita (project alpha, role reader).
 # start writes $DIR/clouds.yaml (clouds admin, alice, bob, rita, glance, system).
 . "$(dirname "$0")/lib.sh"

@@ -96,7 +96,9 @@ def main():
     swift_op = role("swiftoperator")
     assert swift_op
     prj = {n: project(n) for n in ("service", "alpha", "beta")}
-    grant(user("glance"), prj["service"], "admin", "service")
+    glance = user("glance")
+    grant(glance, prj["service"], "admin", "service")
+    api.assignment_api.create_system_grant_for_user(glance, role("reader"))  # sees the limits of all projects
     grant(user("swift"), prj["service"], "admin", "service")
     grant(user("alice"), prj["alpha"], "member", "swiftoperator")
     grant(user("bob"), prj["beta"], "member")
