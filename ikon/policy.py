@@ -48,6 +48,8 @@ SEEN = Rule(
     "or 'shared':%(visibility)s)",
     lambda ctx, image, member: ctx.project is not None,
 )
+#: Services, by a role of their own token.
+SERVICE_API = Rule("rule:service_api", lambda ctx, image, member: ctx.admin or SERVICE.holds(ctx, image, member))
 OWN_MEMBER, OWN_READER = ADMIN | MEMBER & OWN, ADMIN | READER & OWN
 
 #: The rule that says who an administrator is.
@@ -64,7 +66,10 @@ RULES: dict[str, Rule] = {
     "publicize_image": ADMIN,
     "communitize_image": OWN_MEMBER,
     "get_image_location": OWN_READER,
+    "set_image_location": OWN_MEMBER,
     "delete_image_location": ADMIN,
+    "add_image_location": SERVICE_API | MEMBER & OWN,
+    "fetch_image_location": SERVICE_API,
     "copy_image": ADMIN,
     "get_image_tasks": OWN_READER,
     "get_image_timeline": OWN_READER,

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ikon import log, metrics
-from ikon.api import copies, data, discovery, errors, images, imports, info, jobs, members, periodic, tags, trash, users
+from ikon.api import copies, data, discovery, errors, images, imports, info, jobs, locations, members, periodic, tags, trash, users
 from ikon.api.auth import Identity
 from ikon.api.cors import Cors
 from ikon.api.request import Request
@@ -35,6 +35,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v2/images/{id}/import": {"POST": imports.start},
     "/v2/images/{id}/tasks": {"GET": imports.of_image},
     "/v2/images/{id}/actions/{action}": {"POST": images.act},
+    "/v2/images/{id}/locations": {"GET": locations.browse, "POST": locations.add},
     "/v2/images/{id}/members": {"GET": members.browse, "POST": members.share},
     "/v2/images/{id}/members/{project}": {"GET": members.show, "PUT": members.answer, "DELETE": members.remove},
     "/v2/images/{id}/tags/{tag}": {"PUT": tags.add, "DELETE": tags.remove},

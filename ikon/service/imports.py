@@ -78,10 +78,12 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str 
     Raises Conflict for a store that is not configured, BadValue for a region that is not, ImageNotFound, Forbidden, StatusConflict,
     BadRequest.
     """
-    named = tuple(kit.stores.all) if request.all_stores else request.stores or (kit.stores.default,)
+    named = tuple(kit.stores.writable) if request.all_stores else request.stores or (kit.stores.default,)
     for store in named:
         if store not in kit.stores.all:
             raise Conflict(f"Store for identifier {store} not found")
+        if kit.stores.all[store].read_only:
+            raise Conflict(f"Store {store} is read-only: nothing is imported into it")
     if request.uri is not None:
         kit.fetcher.check(request.uri)
     if request.region is not None and request.region not in kit.settings.regions:

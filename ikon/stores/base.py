@@ -3,7 +3,7 @@
 import functools
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
 from msgspec import Meta, Struct
@@ -83,6 +83,34 @@ def _may_wait(fd: int) -> bool:
     return False
 
 
+class Source(Protocol):
+    """Bytes that come over HTTP, from where they were asked for to the end. size: of the whole, None where it is not told."""
+
+    size: int | None
+
+    async def __anext__(self) -> bytes:
+        """The next of them, as many as come. Raises SourceProblem."""
+
+    def close(self) -> None:
+        """Let the connection go."""
+
+
+#: Begins to read a URL at a byte. Raises SourceProblem.
+Fetch = Callable[[str, int], Awaitable[Source]]
+
+
+class Remote(Protocol):
+    """Bytes that this machine has to ask for. size: how many there are. For one reader at a time."""
+
+    size: int
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Some of them, fewer only where they end. What lies behind what was read last comes quickest. Raises CopyMissing, StoreDown."""
+
+    def close(self) -> None:
+        """Let go of them."""
+
+
 class Usage(NamedTuple):
     """Room in a store, in bytes; None where the store cannot tell."""
 
@@ -114,6 +142,10 @@ class Store(Protocol):
     """A place for image bytes. Every call is safe from any task; calls that block run on the store's own bounded threads."""
 
     settings: StoreSettings
+    #: Beginnings of the URLs that name places in such a store.
+    schemes: Sequence[str]
+    #: Whether Ikon writes and deletes nothing there.
+    read_only: bool
     #: Whether only the node that wrote a copy can reach its bytes.
     local: bool
     #: What stores that take from the same room have in common; None: this one has its own.
@@ -125,7 +157,7 @@ class Store(Protocol):
     async def create(self, url: str, size: int | None) -> Writer:
         """Begin an attempt under its URL. size: bytes expected, None when not known. Raises StoreFull, StoreDenied, StoreDown."""
 
-    async def open(self, url: str) -> LocalFile:
+    async def open(self, url: str) -> LocalFile | Remote:
         """The bytes under a URL. Raises CopyMissing, StoreDown."""
 
     async def delete(self, url: str) -> None:

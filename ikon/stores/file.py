@@ -45,6 +45,7 @@ class FileStore:
     """A directory of image files, each reachable by the node that wrote it, or by all where the directory is shared."""
 
     Settings = FileSettings
+    schemes, read_only = ("file", "filesystem"), False
 
     def __init__(self, name: str, settings: FileSettings) -> None:
         """Raises StartError when the directory cannot be made or written to."""

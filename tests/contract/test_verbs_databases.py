@@ -50,10 +50,11 @@ async def kit_on(url: str, directory: Path, node: str = "here") -> AsyncIterator
     db = Database(settings.database, rehearse=True)
     lease = Lease(db, node, settings.run)
     await lease.start()
-    opened = open_stores(settings)
+    fetcher = Fetcher(settings)
+    opened = open_stores(settings, fetcher.begin)
     intake, outflow = Intake(db, opened, lease, 8 << 20, limited=True), Outflow(db, opened, node)
     try:
-        yield Kit(settings, db, lease, opened, Queue(), intake, outflow, Fetcher(settings), Kinds(KINDS))
+        yield Kit(settings, db, lease, opened, Queue(), intake, outflow, fetcher, Kinds(KINDS))
     finally:
         await db.close()
 

@@ -1,0 +1,32 @@
+"""Places that callers named as having an image's data: each is read once before anything of it is served."""
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy import Connection
+
+from ikon.db import copies, events, images
+from ikon.model.image import Importing
+from ikon.model.job import Job
+from ikon.problems import Problem
+from ikon.steps.base import Step
+from ikon.steps.staging import context
+from ikon.steps.verify import Verify
+
+
+class Location:
+    """A location is read. Where its image waits for that, it becomes active by it, or waits for another."""
+
+    def steps(self, job: Job) -> Sequence[Step]:
+        """See Kind."""
+        return [Verify()]
+
+    def gave_up(self, conn: Connection, job: Job, why: Problem) -> None:
+        """The location stays in the record, as bad; the image says why."""
+        image = images.lock(conn, job.image_id or "")
+        if image is None or not copies.refuse(conn, job.input["copy"]):
+            return
+        waits = {"status": "queued", "importing": Importing(), "stores": job.input["stores"]} if image.importing.job == job.id else {}
+        image = images.save(conn, image, msgspec.structs.replace(image, reason=str(why)[:1000], **waits))
+        facts = events.job_facts(job) | {"store": job.input["stores"][0], "was": image.status}
+        events.failed(conn, context(job), "image.location.failed", image, why, **facts)
