@@ -55,8 +55,9 @@ def located(shown: dict[str, Any], places: Sequence[Copy] | None, settings: Sett
     """A record with the places of its data, as far as the settings show them. places None: the caller may not see them."""
     if places is not None and settings.show_locations:
         shown["locations"] = locations(places)
-    if places and settings.show_direct_url:
-        shown["direct_url"] = places[0].url
+    sound = [copy for copy in places or () if copy.state != "bad"]
+    if sound and settings.show_direct_url:
+        shown["direct_url"] = sound[0].url
     return shown
 
 

@@ -108,6 +108,11 @@ def refuse(conn: Connection, copy_id: str) -> bool:
     return conn.execute(sa.update(t).where(t.c.id == copy_id, t.c.state == "unchecked").values(state="bad")).rowcount == 1
 
 
+def check_again(conn: Connection, copy_id: str) -> bool:
+    """Have a place looked at again that was refused. False when there is none such."""
+    return conn.execute(sa.update(t).where(t.c.id == copy_id, t.c.state == "bad").values(state="unchecked")).rowcount == 1
+
+
 def describe(conn: Connection, copy_id: str, metadata: str | None) -> None:
     """Keep what a caller says of a place."""
     conn.execute(sa.update(t).where(t.c.id == copy_id).values(metadata=metadata))

@@ -118,7 +118,7 @@ def _validation(given: Any, allowed: Sequence[str], schema: str) -> Validation:
     for name in given:
         if name not in allowed:
             raise schema_problem(f"validation_data: {name!r:.60} is none of its properties; allowed: {', '.join(allowed)}", schema)
-    return Validation(**given)
+    return Validation(**{name: each if name == "os_hash_algo" else each.lower() for name, each in given.items()})
 
 
 def _check_hex(name: str, value: str, algorithm: str, wrong: type[BadValue] | type[Conflict]) -> None:
@@ -143,7 +143,7 @@ def require_same(validation: Validation, checksum: str | None, os_hash_algo: str
     for name, given, there in (
         ("checksum", validation.checksum, checksum),
         ("os_hash_algo", validation.os_hash_algo, os_hash_algo),
-        ("os_hash_value", validation.os_hash_value.lower(), os_hash_value),
+        ("os_hash_value", validation.os_hash_value, os_hash_value),
     ):
         if given is not None and given != there:
             raise Conflict(f"{name} is already set with a different value")

@@ -22,7 +22,7 @@ from ikon.model.job import NORMAL, USER
 from ikon.model.job import New as NewJob
 from ikon.model.locations import New, Patch, check_patched, invisible, require_count, require_same
 from ikon.model.patch import Change
-from ikon.problems import BadValue, Forbidden, ImageNotFound, Problem, SourceNotAllowed, StatusConflict
+from ikon.problems import BadValue, Forbidden, ImageNotFound, ImageTooLarge, Problem, SourceNotAllowed, StatusConflict
 from ikon.queue import new_id
 from ikon.service import images as records
 from ikon.service.copies import is_spare
@@ -194,6 +194,8 @@ async def _size(kit: Kit, url: str) -> int:
     except (Problem, CopyMissing):
         raise BadValue("The Store URI was malformed.") from None
     remote.close()
+    if remote.size > kit.settings.limits.image_bytes:
+        raise ImageTooLarge(f"The location has {remote.size} bytes, {kit.settings.limits.image_bytes} are allowed")
     return remote.size
 
 

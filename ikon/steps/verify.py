@@ -1,5 +1,6 @@
 """Read what is at a location, from its first byte to its last: its digests, and whether it is what it should be."""
 
+import contextlib
 import functools
 import os
 from collections.abc import AsyncIterator, Sequence
@@ -16,7 +17,7 @@ from ikon.formats.inspector import Inspector
 from ikon.kit import Kit
 from ikon.model.image import FORMATS, Image, Importing
 from ikon.model.job import Job
-from ikon.problems import Conflict, DigestMismatch, SourceBroken, SourceChanged, SourceDenied
+from ikon.problems import Cancelled, Conflict, DigestMismatch, SourceBroken, SourceProblem, SourceTooLarge, StoreDown
 from ikon.steps import staging
 from ikon.steps.base import Work
 from ikon.steps.web_download import compared
@@ -39,22 +40,32 @@ class Verify:
         wanted = work.job.input["request"].get("validation_data", {})
         digest = f"{wanted['os_hash_algo']}:{wanted['os_hash_value']}" if wanted else None
         inspector = Inspector(image.disk_format or "", image.container_format or "", kit.settings.formats)
-        try:
-            file = await kit.stores[copy.store].open(copy.url)
-        except CopyMissing as missing:
-            raise SourceDenied(404, because=str(missing)) from None
-        try:
-            if copy.size not in (None, file.size):
-                raise SourceChanged(f"The location has {file.size} bytes, and had {copy.size} when it was added")
+        async with _opened(kit, copy) as file:
             blocks = staging.watched(compared(kit.intake.pool, _blocks(file), digest, lambda: True), work, file.size)
             with kit.intake.attempts.running(attempt):
                 facts = await kit.intake.take_in(attempt, blocks, Bounds(None, kit.settings.limits.image_bytes), inspector)
             if facts.size != file.size:
                 raise SourceBroken(f"The location gave {facts.size} bytes of {file.size}")
-        finally:
-            file.close()
         await work.end(functools.partial(_finish, ctx=staging.context(work.job), inspected=image, copy=copy, facts=facts))
         log.get().info("location verified", image=image.id, store=copy.store, size_bytes=facts.size, job=work.job.id)
+
+
+@contextlib.asynccontextmanager
+async def _opened(kit: Kit, copy: Copy) -> AsyncIterator[LocalFile | Remote]:
+    """What is at the location. What is wrong with a source is said as of one that is fetched."""
+    most, file = kit.settings.limits.image_bytes, None
+    try:
+        file = await kit.stores[copy.store].open(copy.url)
+        if file.size > most:
+            raise SourceTooLarge(f"The location has {file.size} bytes, {most} are allowed", because="as it announced")
+        if copy.size not in (None, file.size):
+            raise DigestMismatch(f"The location has {file.size} bytes, and had {copy.size} when it was added")
+        yield file
+    except (CopyMissing, StoreDown) as problem:
+        raise (problem.__cause__ if isinstance(problem.__cause__, SourceProblem) else problem) from None
+    finally:
+        if file is not None:
+            file.close()
 
 
 class _Nowhere:
@@ -81,16 +92,20 @@ async def _blocks(file: LocalFile | Remote) -> AsyncIterator[bytes]:
 def _begin(conn: Connection, job: Job) -> tuple[Image, Copy]:
     """The image and the place, without what another try has noted of it."""
     image, copy = images.lock(conn, job.image_id or ""), copies.get(conn, job.input["copy"])
-    if image is None or copy is None or copy.state != "unchecked":
+    if image is None:
         raise lost(conn, job.image_id or "")
+    if copy is None or copy.state != "unchecked":
+        raise Cancelled("The location was removed")
     copies.drop_digests(conn, image.id, copy.id)
     return image, copy
 
 
 def _finish(conn: Connection, job: Job, *, ctx: Context, inspected: Image, copy: Copy, facts: Facts) -> dict[str, Any]:
     image = images.lock(conn, copy.image_id)
-    if image is None or not copies.checked(conn, copy.id, facts.size):
+    if image is None:
         raise lost(conn, copy.image_id)
+    if not copies.checked(conn, copy.id, facts.size):
+        raise Cancelled("The location was removed")
     if any(getattr(image, name) != getattr(inspected, name) for name in FORMATS):
         raise Conflict("The image's formats were changed while its data was looked at. Add the location again")
     changes: dict[str, Any] = {}
@@ -113,7 +128,7 @@ def _finish(conn: Connection, job: Job, *, ctx: Context, inspected: Image, copy:
 def _activated(job: Job, facts: Facts) -> dict[str, Any]:
     """What an image is shown with that a location makes active: the digest that it was added with, else ours."""
     wanted = job.input["request"].get("validation_data", {})
-    algo, value = wanted.get("os_hash_algo", facts.os_hash_algo), wanted.get("os_hash_value", facts.os_hash_value).lower()
+    algo, value = wanted.get("os_hash_algo", facts.os_hash_algo), wanted.get("os_hash_value", facts.os_hash_value)
     return {"status": "active", "checksum": facts.checksum, "os_hash_algo": algo, "os_hash_value": value}
 
 

@@ -84,9 +84,10 @@ def _may_wait(fd: int) -> bool:
 
 
 class Source(Protocol):
-    """Bytes that come over HTTP, from where they were asked for to the end. size: of the whole, None where it is not told."""
+    """Bytes that come over HTTP. size: of the whole, None where it is not told. at: which byte comes next."""
 
     size: int | None
+    at: int
 
     async def __anext__(self) -> bytes:
         """The next of them, as many as come. Raises SourceProblem."""

@@ -1,9 +1,13 @@
 """Images whose bytes stay where they are, at an http or https URL: read through the one fetcher, never written, never deleted."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
-from ikon.problems import SourceDenied, SourceProblem, StoreDenied, StoreDown
+from msgspec import Meta
+
+from ikon.problems import SourceBroken, SourceChanged, SourceDenied, SourceProblem, SourceTooSlow, StoreDenied, StoreDown
 from ikon.stores.base import CopyMissing, Fetch, Found, Source, StoreSettings, Usage, Writer
 
 #: Answers by which a source says that it has nothing there.
@@ -11,7 +15,11 @@ GONE = (404, 410)
 
 
 class HttpSettings(StoreSettings, frozen=True, kw_only=True):
-    """Servers of others, from which images are read where they are."""
+    """Servers of others, from which images are read where they are: docs/how-to/use-images-where-they-are.md."""
+
+    read_s: Annotated[
+        float, Meta(gt=0, description="Seconds after which a MiB that does not come is given up, and another copy is read.")
+    ] = 30.0
 
 
 class HttpStore:
@@ -34,24 +42,33 @@ class HttpStore:
 
     async def open(self, url: str) -> "Web":
         """See Store. Raises StoreDown too where the source does not tell how many bytes it has."""
-        source = await self.begin(url, 0)
-        if source.size is None:
-            source.close()
-            raise StoreDown(f"Store {self.name}: the source does not say how many bytes it has")
+        async with self.told():
+            source = await self.begin(url, 0)
+            if source.size is None:
+                source.close()
+                raise SourceBroken("The source does not say how many bytes it has")
         return Web(self, url, source, source.size)
 
     async def begin(self, url: str, offset: int) -> Source:
-        """Ask a source for its bytes from one on. Raises CopyMissing, StoreDown."""
+        """Ask a source for its bytes from one on, or for all where it does not know parts. Raises SourceProblem."""
         try:
             return await self._fetch(url, offset)
-        except SourceProblem as problem:
-            raise self.meaning(problem) from problem
+        except SourceChanged:  # so the fetcher calls it when a part was asked for and all comes
+            return await self._fetch(url, 0)
 
-    def meaning(self, problem: SourceProblem) -> Exception:
-        """What a source's failure means to who reads an image."""
-        if isinstance(problem, SourceDenied) and problem.code in GONE:
-            return CopyMissing(problem.because)
-        return StoreDown(f"Store {self.name}: {problem}")
+    @contextlib.asynccontextmanager
+    async def told(self) -> AsyncIterator[None]:
+        """Raise what a source's failure means to who reads an image: CopyMissing or StoreDown."""
+        try:
+            async with asyncio.timeout(self.settings.read_s):
+                yield
+        except SourceProblem as problem:
+            if isinstance(problem, SourceDenied) and problem.code in GONE:
+                raise CopyMissing(problem.because) from problem
+            raise StoreDown(f"Store {self.name}: {problem}") from problem
+        except TimeoutError:
+            slow = SourceTooSlow(because=f"no MiB in {self.settings.read_s} s")
+            raise StoreDown(f"Store {self.name}: {slow}") from slow
 
     async def delete(self, url: str) -> None:
         """See Store. What is not ours stays."""
@@ -89,24 +106,24 @@ class Web:
 
     async def read(self, offset: int, length: int) -> bytes:
         """See Remote."""
+        try:
+            async with self._store.told():
+                return await self._read(offset, length)
+        except BaseException:
+            self.close()
+            raise
+
+    async def _read(self, offset: int, length: int) -> bytes:
         if offset != self._at or self._source is None:
             self.close()
             self._source = await self._store.begin(self._url, offset)
-            self._at, self._rest = offset, b""
+            self._at, self._rest = offset, await _skip(self._source, offset)
         pieces, have = [self._rest], len(self._rest)
-        while have < length:
-            try:
-                piece = await anext(self._source, b"")
-            except SourceProblem as problem:
-                self.close()
-                raise self._store.meaning(problem) from problem
-            if not piece:
-                break
+        while have < length and (piece := await anext(self._source, b"")):
             pieces.append(piece)
             have += len(piece)
         data = b"".join(pieces)
-        self._rest = data[length:]
-        self._at += min(have, length)
+        self._at, self._rest = offset + min(have, length), data[length:]
         return data[:length]
 
     def close(self) -> None:
@@ -114,3 +131,11 @@ class Web:
         if self._source is not None:
             self._source.close()
             self._source = None
+
+
+async def _skip(source: Source, offset: int) -> bytes:
+    """Let all pass that a source gives before a byte. Returns what came with that byte."""
+    piece = b""
+    while source.at < offset and (piece := await anext(source, b"")):
+        pass
+    return piece[len(piece) - (source.at - offset) :] if source.at > offset else b""
