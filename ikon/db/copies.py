@@ -97,15 +97,24 @@ def finish(conn: Connection, copy_id: str, me: str, size: int) -> bool:
     return conn.execute(FINISH, {"copy_id": copy_id, "me": me, "bytes": size}).rowcount == 1
 
 
-def checked(conn: Connection, copy_id: str, size: int) -> bool:
-    """A place that a caller named has the image's bytes. False when it is not unchecked any more."""
+def checked(conn: Connection, copy_id: str, size: int, reserved: int) -> bool:
+    """A place that a caller named has the image's bytes, of which so many are charged. False when it is not unchecked any more."""
     seen = sa.update(t).where(t.c.id == copy_id, t.c.state == "unchecked")
-    return conn.execute(seen.values(state="ready", size=size, verified_at=now_ms_sql())).rowcount == 1
+    return conn.execute(seen.values(state="ready", size=size, reserved=reserved, verified_at=now_ms_sql())).rowcount == 1
 
 
-def refuse(conn: Connection, copy_id: str) -> bool:
-    """A place that a caller named has not the image's bytes, or none that can be read. False when it is not unchecked any more."""
-    return conn.execute(sa.update(t).where(t.c.id == copy_id, t.c.state == "unchecked").values(state="bad")).rowcount == 1
+def place(conn: Connection, copy: Copy) -> bool:
+    """Record a place that a caller names. False when a row names it already, by the id that was made of it."""
+    return missing.insert(conn, t, **msgspec.structs.asdict(copy))
+
+
+def refuse(conn: Connection, copy_id: str, *, keep: bool) -> bool:
+    """A place that a caller named has not the image's bytes, or none that can be read. False when it is not unchecked any more.
+
+    keep: in the record; only where nothing would ever be deleted there.
+    """
+    unchecked = sa.and_(t.c.id == copy_id, t.c.state == "unchecked")
+    return conn.execute(sa.update(t).where(unchecked).values(state="bad") if keep else sa.delete(t).where(unchecked)).rowcount == 1
 
 
 def check_again(conn: Connection, copy_id: str) -> bool:
@@ -149,7 +158,14 @@ def claim_ownerless(conn: Connection, copy: Copy) -> bool:
 
 
 def condemn(conn: Connection, copy: Copy) -> bool:
-    """Take a copy that nobody writes to deleting; one that is being written keeps its writer, who deletes the bytes when it has stopped."""
+    """Take a copy that nobody writes to deleting; one that is being written keeps its writer, who deletes the bytes when it has stopped.
+
+    A place that nobody has looked at yet is not ours to delete: its row goes. True where there is something to delete.
+    """
+    if copy.state == "unchecked":
+        conn.execute(sa.delete(t).where(t.c.id == copy.id, t.c.state == "unchecked"))
+        drop_digests(conn, copy.image_id, copy.id)
+        return False
     return conn.execute(sa.update(t).where(t.c.id == copy.id, t.c.state != "deleting").values(state="deleting")).rowcount == 1
 
 

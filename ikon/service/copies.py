@@ -42,6 +42,7 @@ def _remove(conn: Connection, kit: Kit, ctx: Context, image_id: str, store: str)
         raise Forbidden("Cannot delete image data from the only store containing it. Consider deleting the image instead.")
     for copy in here:
         copies.condemn(conn, copy)
+    here = [copy for copy in here if copy.state != "unchecked"]
     image = images.save(conn, image, msgspec.structs.replace(image, stores=[name for name in image.stores if name != store]))
     events.add(conn, ctx, "image.update", image, f"removed from store {store}")
     return [msgspec.structs.replace(copy, state="deleting") for copy in here]

@@ -182,7 +182,7 @@ async def delete(kit: Kit, ctx: Context, image_id: str) -> None:
     """
     for copy in await kit.db.write(_delete, ctx, image_id, 1000 * kit.settings.trash.keep_s):
         kit.intake.attempts.stop(copy.id)  # one in another process learns at its next look
-        if copy.state != "writing":  # else its own task deletes what it wrote
+        if copy.state not in ("writing", "unchecked"):  # its own task deletes what it wrote; what nobody looked at is not ours
             await kit.intake.remove(copy)
     log.get().info("image deleted", image=image_id, request=ctx.request_id)
 

@@ -5,8 +5,9 @@ With a request of its own the image becomes active then; by a patch, as older cl
 
 import asyncio
 import functools
+import uuid
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection
@@ -18,11 +19,11 @@ from ikon.db.copies import LISTED, Copy
 from ikon.kit import Kit
 from ikon.model.image import Image, Importing, require_formats, visible
 from ikon.model.imports import LOCATION
-from ikon.model.job import NORMAL, USER
+from ikon.model.job import ANY, NORMAL, USER, node_queue
 from ikon.model.job import New as NewJob
 from ikon.model.locations import New, Patch, check_patched, invisible, require_count, require_same
 from ikon.model.patch import Change
-from ikon.problems import BadValue, Forbidden, ImageNotFound, ImageTooLarge, Problem, SourceNotAllowed, StatusConflict
+from ikon.problems import BadValue, Conflict, Forbidden, ImageNotFound, ImageTooLarge, Problem, SourceNotAllowed, StatusConflict
 from ikon.queue import new_id
 from ikon.service import images as records
 from ikon.service.copies import is_spare
@@ -30,8 +31,15 @@ from ikon.service.data import drop_staged
 from ikon.stores.base import CopyMissing
 from ikon.transfer.digests import ALGORITHM
 
-HTTP = ("http", "https")
 NO_STORE = "http store must be enabled to use location API by normal user."
+
+
+class _Place(NamedTuple):
+    """A store that has a location. foreign: nothing there is ever Ikon's. node: the one that can reach it, None: all."""
+
+    store: str
+    foreign: bool = True
+    node: str | None = None
 
 
 async def add(kit: Kit, ctx: Context, image_id: str, new: New) -> None:
@@ -40,40 +48,45 @@ async def add(kit: Kit, ctx: Context, image_id: str, new: New) -> None:
     Raises ImageNotFound, NotFound, StatusConflict, Forbidden, BadValue.
     """
     store, wrong = _home(kit, ctx, new.url)
+    if wrong is None and not kit.stores[store].read_only:
+        place = _Place(store, False, kit.lease.node if kit.stores[store].local else None)
+    else:
+        place = _Place(store)
     job_id = new_id()
-    await kit.db.write(_add, ctx, image_id, new, store, wrong, job_id, kit.settings.jobs.deadline_s)
-    kit.queue.ring()
+    await kit.db.write(_add, ctx, image_id, new, place, wrong, job_id, kit.settings.jobs.deadline_s)
+    kit.queue.ring(node_queue(place.node) if place.node else ANY)
     log.get().info("location added", image=image_id, job=job_id, store=store, request=ctx.request_id)
 
 
 def _home(kit: Kit, ctx: Context, url: str) -> tuple[str, Problem | None]:
     """The store that a URL belongs to, and why this caller may not name it, if so."""
-    scheme = url.partition(":")[0].lower()
-    store = kit.stores.of_scheme(scheme)
-    if scheme not in HTTP or store is None:
-        is_service = "service" in ctx.roles | ctx.service_roles
-        return "", BadValue("Invalid location: no store here takes such URLs") if is_service else Forbidden(NO_STORE)
-    try:
-        kit.fetcher.check(url)
-    except SourceNotAllowed:
-        return store, BadValue(f"URI for add location does not pass filtering: {url}")
-    return store, None
+    store = kit.stores.claiming(url)
+    if store is not None and kit.stores[store].read_only:
+        try:
+            kit.fetcher.check(url)
+        except SourceNotAllowed:
+            return store, BadValue(f"URI for add location does not pass filtering: {url}")
+        return store, None
+    if "service" not in ctx.roles | ctx.service_roles:
+        return "", Forbidden(NO_STORE)  # whether there is such a place is none of their business
+    return store or "", None if store else BadValue("Invalid location: it is in no store here, or of Ikon's own making")
 
 
 def _add(
-    conn: Connection, ctx: Context, image_id: str, new: New, store: str, wrong: Problem | None, job_id: str, deadline_s: float
+    conn: Connection, ctx: Context, image_id: str, new: New, place: _Place, wrong: Problem | None, job_id: str, deadline_s: float
 ) -> None:
     image = _reached(conn, ctx, image_id, "add_image_location", ("queued",))
     if wrong is not None:
         raise wrong
     require_formats(image)
     drop_staged(conn, image.id)  # what a failed try has left
-    copy = _place(image, store, new, None, 0)
-    copies.intend(conn, copy)
+    copy = _copy(image, place, new, None, 0)
+    if not copies.place(conn, copy):
+        raise Conflict("The location is another image's")
     changes: dict[str, Any] = {"status": "importing", "reason": None, "stores": [], "size": None}
-    image = images.save(conn, image, msgspec.structs.replace(image, **changes, importing=Importing(job_id, [store])))
-    events.add(conn, ctx, "image.location", image, f"in store {store}, to be verified")
-    _enqueue(conn, ctx, image, copy, job_id, new, deadline_s)
+    image = images.save(conn, image, msgspec.structs.replace(image, **changes, importing=Importing(job_id, [place.store])))
+    events.add(conn, ctx, "image.location", image, f"in store {place.store}, to be verified")
+    _enqueue(conn, ctx, image, copy, place, job_id, new, deadline_s)
 
 
 def _reached(conn: Connection, ctx: Context, image_id: str, action: str, statuses: Sequence[str] = ()) -> Image:
@@ -92,13 +105,13 @@ def _reached(conn: Connection, ctx: Context, image_id: str, action: str, statuse
     return image
 
 
-def _place(image: Image, store: str, new: New, size: int | None, n: int) -> Copy:
-    """The row of a place that a caller names; n: how many it has named before in the same request. It holds no bytes of ours."""
+def _copy(image: Image, place: _Place, new: New, size: int | None, n: int) -> Copy:
+    """The row of a location. n: how many the image has before it. One that may become Ikon's is one image's alone: by its id."""
     return Copy(
-        id=new_id(),
+        id=new_id() if place.foreign else str(uuid.uuid5(uuid.NAMESPACE_URL, f"{place.node or place.store} {new.url}")),
         image_id=image.id,
-        store=store,
-        node=None,
+        store=place.store,
+        node=place.node,
         url=new.url,
         state="unchecked",
         instance=None,
@@ -117,7 +130,7 @@ def _said(metadata: Mapping[str, Any]) -> str | None:
     return msgspec.json.encode(metadata).decode() if metadata else None
 
 
-def _enqueue(conn: Connection, ctx: Context, image: Image, copy: Copy, job_id: str, new: New, deadline_s: float) -> None:
+def _enqueue(conn: Connection, ctx: Context, image: Image, copy: Copy, place: _Place, job_id: str, new: New, deadline_s: float) -> None:
     """Add the job that reads what is there. Only a request of its own says what an image becomes by it."""
     asked: dict[str, Any] = {"method": LOCATION, "uri": new.url}
     if new.validation is not None:
@@ -128,9 +141,10 @@ def _enqueue(conn: Connection, ctx: Context, image: Image, copy: Copy, job_id: s
             id=job_id,
             kind=LOCATION,
             image_id=image.id,
-            input={"request": asked, "stores": [copy.store], "copy": copy.id},
+            input={"request": asked, "stores": [copy.store], "copy": copy.id, "foreign": place.foreign},
             project=image.owner or ctx.project or "",
             store=copy.store,
+            queue=node_queue(place.node) if place.node else ANY,
             priority=USER if image.status == "importing" else NORMAL,
             user=ctx.user,
             request_id=ctx.request_id,
@@ -186,7 +200,7 @@ def _require_patch(ctx: Context, image: Image, places: Sequence[Patch]) -> None:
 
 async def _size(kit: Kit, url: str) -> int:
     """Bytes that there are at a URL. Raises BadValue, whatever is wrong there: what differs would scan the network for whoever asks."""
-    store = kit.stores.of_scheme(url.partition(":")[0].lower())
+    store = kit.stores.claiming(url)
     if store is None or not kit.stores[store].read_only:
         raise BadValue("Invalid location")
     try:
@@ -244,12 +258,11 @@ def _append(conn: Connection, ctx: Context, kit: Kit, image: Image, found: list[
         require_same(new.validation, image.checksum, image.os_hash_algo, image.os_hash_value)
     if size != image.size:
         raise BadValue(f"The location has {size} bytes, and the image {image.size}")
-    store = kit.stores.of_scheme(new.url.partition(":")[0].lower())
-    assert store is not None
-    copy = _place(image, store, new, size, len(found))
+    place = _Place(kit.stores.claiming(new.url) or "")
+    copy = _copy(image, place, new, size, len(found))
     copies.intend(conn, copy)
     found.append(copy)
-    _enqueue(conn, ctx, image, copy, new_id(), new, kit.settings.jobs.deadline_s)
+    _enqueue(conn, ctx, image, copy, place, new_id(), new, kit.settings.jobs.deadline_s)
     return msgspec.structs.replace(image, stores=_stores(found))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from ikon import log
+from ikon import log, quota
 from ikon.context import Context
 from ikon.db import copies, events, images
 from ikon.db.copies import Copy
@@ -46,7 +46,8 @@ class Verify:
                 facts = await kit.intake.take_in(attempt, blocks, Bounds(None, kit.settings.limits.image_bytes), inspector)
             if facts.size != file.size:
                 raise SourceBroken(f"The location gave {facts.size} bytes of {file.size}")
-        await work.end(functools.partial(_finish, ctx=staging.context(work.job), inspected=image, copy=copy, facts=facts))
+        ctx, limit = staging.context(work.job), kit.settings.quota.bytes
+        await work.end(functools.partial(_finish, ctx=ctx, inspected=image, copy=copy, facts=facts, limit=limit))
         log.get().info("location verified", image=image.id, store=copy.store, size_bytes=facts.size, job=work.job.id)
 
 
@@ -62,7 +63,9 @@ async def _opened(kit: Kit, copy: Copy) -> AsyncIterator[LocalFile | Remote]:
             raise DigestMismatch(f"The location has {file.size} bytes, and had {copy.size} when it was added")
         yield file
     except (CopyMissing, StoreDown) as problem:
-        raise (problem.__cause__ if isinstance(problem.__cause__, SourceProblem) else problem) from None
+        if isinstance(problem.__cause__, SourceProblem):
+            raise problem.__cause__ from None
+        raise (SourceBroken("There is no file at the location") if isinstance(problem, CopyMissing) else problem) from None
     finally:
         if file is not None:
             file.close()
@@ -100,11 +103,12 @@ def _begin(conn: Connection, job: Job) -> tuple[Image, Copy]:
     return image, copy
 
 
-def _finish(conn: Connection, job: Job, *, ctx: Context, inspected: Image, copy: Copy, facts: Facts) -> dict[str, Any]:
+def _finish(conn: Connection, job: Job, *, ctx: Context, inspected: Image, copy: Copy, facts: Facts, limit: int) -> dict[str, Any]:
     image = images.lock(conn, copy.image_id)
     if image is None:
         raise lost(conn, copy.image_id)
-    if not copies.checked(conn, copy.id, facts.size):
+    ours = 0 if job.input["foreign"] else facts.size  # what somebody has put into a store of ours is ours from now on
+    if not copies.checked(conn, copy.id, facts.size, ours):
         raise Cancelled("The location was removed")
     if any(getattr(image, name) != getattr(inspected, name) for name in FORMATS):
         raise Conflict("The image's formats were changed while its data was looked at. Add the location again")
@@ -122,6 +126,8 @@ def _finish(conn: Connection, job: Job, *, ctx: Context, inspected: Image, copy:
     image = images.save(conn, image, msgspec.structs.replace(image, **changes))
     kind = "image.activate" if inspected.status == "importing" else "image.update"
     events.add(conn, ctx, kind, image, f"verified in store {copy.store}")
+    if ours:
+        quota.charge(conn, copy.project, ours, limit)
     return {}
 
 

@@ -143,8 +143,6 @@ class Store(Protocol):
     """A place for image bytes. Every call is safe from any task; calls that block run on the store's own bounded threads."""
 
     settings: StoreSettings
-    #: Beginnings of the URLs that name places in such a store.
-    schemes: Sequence[str]
     #: Whether Ikon writes and deletes nothing there.
     read_only: bool
     #: Whether only the node that wrote a copy can reach its bytes.
@@ -154,6 +152,9 @@ class Store(Protocol):
 
     def url(self, image_id: str, copy_id: str) -> str:
         """Where an attempt's bytes will be: known, and committed, before the first of them is written. Holds no secret."""
+
+    def claims(self, url: str) -> bool:
+        """Whether a URL names a place in this store where somebody else may have put an image's bytes. Never one of Ikon's own making."""
 
     async def create(self, url: str, size: int | None) -> Writer:
         """Begin an attempt under its URL. size: bytes expected, None when not known. Raises StoreFull, StoreDenied, StoreDown."""

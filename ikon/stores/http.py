@@ -26,7 +26,7 @@ class HttpStore:
     """All http and https URLs that callers name as locations. What may be read is said by [egress]."""
 
     Settings = HttpSettings
-    schemes, read_only, local = ("http", "https"), True, False
+    read_only, local = True, False
     disk: object | None = None
 
     def __init__(self, name: str, settings: HttpSettings, fetch: Fetch) -> None:
@@ -35,6 +35,10 @@ class HttpStore:
     def url(self, image_id: str, copy_id: str) -> str:
         """See Store. Raises StoreDenied: nothing is written here."""
         raise StoreDenied(f"Store {self.name} is read-only")
+
+    def claims(self, url: str) -> bool:
+        """See Store."""
+        return url.partition(":")[0].lower() in ("http", "https")
 
     async def create(self, url: str, size: int | None) -> Writer:
         """See Store. Raises StoreDenied."""

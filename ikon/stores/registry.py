@@ -39,9 +39,9 @@ class Stores:
         """Names of the stores that data can be written to."""
         return [name for name, store in self.all.items() if not store.read_only]
 
-    def of_scheme(self, scheme: str) -> str | None:
-        """The name of the first store whose places have URLs that begin so."""
-        return next((name for name, store in self.all.items() if scheme in store.schemes), None)
+    def claiming(self, url: str) -> str | None:
+        """The name of the first store in which a URL names a place of somebody else's; None when there is none."""
+        return next((name for name, store in self.all.items() if store.claims(url)), None)
 
     def __getitem__(self, name: str) -> Store:
         return self._staging if name == STAGING else self.all[name]

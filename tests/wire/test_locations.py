@@ -3,8 +3,10 @@
 import hashlib
 import http.client
 import json
+import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,8 @@ from tests.wire.test_recorded import qcow2
 DATA = bytes(range(256)) * 12_345  # 3 MiB and a bit
 SHA512, MD5 = hashlib.sha512(DATA).hexdigest(), hashlib.md5(DATA, usedforsecurity=False).hexdigest()
 SERVICE = Persona("services", "service")
+#: A service that is a member of the project.
+INSIDER = Persona("home", "member,reader,service")
 
 
 @pytest.fixture(scope="module")
@@ -451,6 +455,79 @@ def test_what_comes_from_a_store_goes_on_from_a_store_where_the_source_has_chang
     shelf.data["changing"] = DATA[:-1] + b"?"
 
     assert ikon.download(image_id, query="?prefer=web").body == DATA
+
+
+# Files that a service has put into a store
+
+
+def put(ikon: Ikon, name: str, data: bytes = DATA) -> tuple[Path, str]:
+    """A file in store `one` that Ikon did not write, and its URL."""
+    path = ikon.directory / "one" / name
+    path.write_bytes(data)
+    return path, f"file://{path}"
+
+
+def hand_over(ikon: Ikon, image_id: str, url: str, **more: Any) -> Answer:
+    """POST of a location by a service."""
+    return add(ikon, image_id, url, INSIDER, **more)
+
+
+def test_a_service_hands_a_file_over_which_is_the_image_s_from_then_on(ikon: Ikon) -> None:
+    image_id, (path, url) = str(ikon.create()["id"]), put(ikon, "snapshot")
+
+    assert hand_over(ikon, image_id, url).status == 202
+
+    assert [task["status"] for task in tasks(ikon, image_id)] == ["success"]
+    assert (ikon.download(image_id).body, ikon.show(image_id)["stores"]) == (DATA, "one")
+    assert hand_over(ikon, str(ikon.create()["id"]), url).status == 409
+    assert ikon.delete(image_id).status == 204
+    assert not path.exists()
+
+
+def test_a_file_that_is_refused_is_left_as_it_was(ikon: Ikon, shelf: Shelf) -> None:
+    image_id, (path, url) = str(ikon.create()["id"]), put(ikon, "wrong", b"not this")
+
+    assert hand_over(ikon, image_id, url, validation_data={"os_hash_algo": "sha512", "os_hash_value": SHA512}).status == 202
+
+    assert [task["status"] for task in tasks(ikon, image_id)] == ["failure"]
+    shown = ikon.show(image_id)
+    assert (shown["status"], shown["locations"], "stores" in shown) == ("queued", [], False)
+    assert ikon.delete(image_id).status == 204
+    assert path.read_bytes() == b"not this"
+
+
+@pytest.mark.parametrize(
+    "url", ["file:///etc/passwd", "file://ONE/../two/x", "file://ONE/.hidden", "file://ONE/a.part", "file://ONE/sub/x"]
+)
+def test_no_service_names_what_is_not_right_in_a_store(ikon: Ikon, url: str) -> None:
+    image_id = str(ikon.create()["id"])
+
+    answer = hand_over(ikon, image_id, url.replace("ONE", str(ikon.directory / "one")))
+
+    assert (answer.status, ikon.show(image_id)["status"]) == (400, "queued")
+
+
+def test_no_service_names_what_ikon_has_made(ikon: Ikon) -> None:
+    [own] = ikon.show(ikon.active(DATA))["locations"]
+
+    assert hand_over(ikon, str(ikon.create()["id"]), own["url"]).status == 400
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "directory", "nothing"])
+def test_what_is_no_file_is_not_taken(ikon: Ikon, kind: str) -> None:
+    image_id, path = str(ikon.create()["id"]), ikon.directory / "one" / f"a-{kind}"
+    {
+        "link": lambda: path.symlink_to("/etc/passwd"),
+        "pipe": lambda: os.mkfifo(path),
+        "directory": path.mkdir,
+        "nothing": lambda: None,
+    }[kind]()
+
+    assert hand_over(ikon, image_id, f"file://{path}").status == 202
+
+    [task] = tasks(ikon, image_id)
+    assert (task["status"], task["message"]) == ("failure", "There is no file at the location")
+    assert (path.exists() or path.is_symlink()) is (kind != "nothing")
 
 
 # Copies of others

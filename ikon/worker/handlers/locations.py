@@ -22,11 +22,13 @@ class Location:
         return [Verify()]
 
     def gave_up(self, conn: Connection, job: Job, why: Problem) -> None:
-        """The location stays in the record, as bad; the image says why."""
-        image = images.lock(conn, job.image_id or "")
-        if image is None or not copies.refuse(conn, job.input["copy"]):
+        """A location elsewhere stays in the record, as bad, as clients expect; one in a store of ours is forgotten, and left as it is."""
+        image, foreign = images.lock(conn, job.image_id or ""), job.input["foreign"]
+        if image is None or not copies.refuse(conn, job.input["copy"], keep=foreign):
             return
-        waits = {"status": "queued", "importing": Importing(), "stores": job.input["stores"]} if image.importing.job == job.id else {}
+        copies.drop_digests(conn, image.id, job.input["copy"])
+        stores = job.input["stores"] if foreign else []
+        waits = {"status": "queued", "importing": Importing(), "stores": stores} if image.importing.job == job.id else {}
         image = images.save(conn, image, msgspec.structs.replace(image, reason=str(why)[:1000], **waits))
         facts = events.job_facts(job) | {"store": job.input["stores"][0], "was": image.status}
         events.failed(conn, context(job), "image.location.failed", image, why, **facts)
