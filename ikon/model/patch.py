@@ -46,7 +46,7 @@ def _operation(item: Any, form: str) -> Change | Patch:
     name, *inside = parts(path)
     if op != "remove" and "value" not in item:
         raise BadRequest(f'Operation "{op}" requires a member named "value".')
-    if name == "locations" and (inside or op == "replace"):
+    if name == "locations":
         return parse_patch(op, inside, item.get("value"))
     if inside:
         raise BadRequest(f"Invalid JSON pointer for this resource: '{path}'")

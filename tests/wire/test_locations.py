@@ -373,8 +373,8 @@ def test_bytes_of_ours_stay_until_a_location_is_known_to_have_them(ikon: Ikon, s
         (plus("URL", validation_data={"os_hash_algo": "sha512", "os_hash_value": "a" * 128, "checksum": "z" * 32}), 409),
         ({"op": "replace", "path": "/locations/0", "value": {}}, 400),
         ({"op": "replace", "path": "/locations", "value": {}}, 400),
-        ({"op": "add", "path": "/locations", "value": []}, 403),
-        ({"op": "remove", "path": "/locations"}, 403),
+        ({"op": "add", "path": "/locations", "value": []}, 400),
+        ({"op": "remove", "path": "/locations"}, 400),
         ({"op": "remove", "path": "/locations/0"}, 403),
     ],
 )
