@@ -185,10 +185,11 @@ async def patch(
 
 
 def _may_patch(conn: Connection, ctx: Context, image_id: str, places: Sequence[Patch], most: int) -> set[str]:
-    """The URLs of the locations there are. Asked before any URL is, so that nobody has Ikon ask for what may not be added."""
+    """The URLs of the locations that stay. Asked before any URL is, so that nobody has Ikon ask for what may not be added."""
     image = records.reachable(conn, ctx, image_id)
     _require_patch(ctx, image, places)
-    there = {copy.url for copy in copies.listed(conn, [image_id]).get(image_id, [])}
+    kept = copies.listed(conn, [image_id]).get(image_id, []) if image.status != "queued" else []
+    there = {copy.url for copy in kept}
     require_count(len(there | {new.url for place in places for new in place.new}), most)
     return there
 
@@ -246,8 +247,10 @@ def _append(conn: Connection, ctx: Context, kit: Kit, image: Image, found: list[
         raise StatusConflict(f"It's not allowed to add locations if image status is {image.status}.")
     require_formats(image)
     require_count(len(found) + 1, kit.settings.limits.locations)
-    if any(copy.url == new.url for copy in found) or size is None:
+    if any(copy.url == new.url for copy in found):
         raise BadValue(f"The location {new.url} already exists")
+    if size is None:
+        raise Conflict("The image's locations have been changed meanwhile. Send the patch again")
     if new.validation is not None:
         check_patched(new.validation, ALGORITHM)
     if image.status == "queued":

@@ -46,6 +46,8 @@ class Verify:
                 facts = await kit.intake.take_in(attempt, blocks, Bounds(None, kit.settings.limits.image_bytes), inspector)
             if facts.size != file.size:
                 raise SourceBroken(f"The location gave {facts.size} bytes of {file.size}")
+            if isinstance(file, LocalFile):
+                await file.run(os.fsync)  # whoever wrote it may not have
         ctx, limit = staging.context(work.job), kit.settings.quota.bytes
         await work.end(functools.partial(_finish, ctx=ctx, inspected=image, copy=copy, facts=facts, limit=limit))
         log.get().info("location verified", image=image.id, store=copy.store, size_bytes=facts.size, job=work.job.id)
@@ -55,8 +57,11 @@ class Verify:
 async def _opened(kit: Kit, copy: Copy) -> AsyncIterator[LocalFile | Remote]:
     """What is at the location. What is wrong with a source is said as of one that is fetched."""
     most, file = kit.settings.limits.image_bytes, None
+    store = kit.stores.find(copy.store)
+    if store is None:
+        raise StoreDown(f"Store {copy.store} is configured no more")
     try:
-        file = await kit.stores[copy.store].open(copy.url)
+        file = await store.open(copy.url)
         if file.size > most:
             raise SourceTooLarge(f"The location has {file.size} bytes, {most} are allowed", because="as it announced")
         if copy.size not in (None, file.size):

@@ -110,12 +110,12 @@ class Web:
 
     async def read(self, offset: int, length: int) -> bytes:
         """See Remote."""
-        try:
+        with contextlib.ExitStack() as failing:
+            failing.callback(self.close)
             async with self._store.told():
-                return await self._read(offset, length)
-        except BaseException:
-            self.close()
-            raise
+                data = await self._read(offset, length)
+            failing.pop_all()
+        return data
 
     async def _read(self, offset: int, length: int) -> bytes:
         if offset != self._at or self._source is None:

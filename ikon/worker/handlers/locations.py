@@ -29,6 +29,7 @@ class Location:
         copies.drop_digests(conn, image.id, job.input["copy"])
         stores = job.input["stores"] if foreign else []
         waits = {"status": "queued", "importing": Importing(), "stores": stores} if image.importing.job == job.id else {}
-        image = images.save(conn, image, msgspec.structs.replace(image, reason=str(why)[:1000], **waits))
+        reason = str(why)[:1000] if image.digests is None else image.reason  # else it has its data from elsewhere
+        image = images.save(conn, image, msgspec.structs.replace(image, reason=reason, **waits))
         facts = events.job_facts(job) | {"store": job.input["stores"][0], "was": image.status}
         events.failed(conn, context(job), "image.location.failed", image, why, **facts)
