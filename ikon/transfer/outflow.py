@@ -130,6 +130,7 @@ class Reader:
             stop = min(end, (block + checked) * BLOCK)
             most = min(ahead_blocks, -(-end // BLOCK) - block - checked)
             if block == self._held:
+                stop = min(end, (block + 1) * BLOCK)
                 await self._send_held(sendbytes, offset, stop)
                 offset, checked = stop, 0
                 continue
