@@ -52,11 +52,11 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  #: malloc.h
 @contextlib.asynccontextmanager
 async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> AsyncIterator[Kit]:
     """All parts, ready to work, and let go of in order. processes: what runs by itself, to be run by hand too. Raises StartError."""
-    stores = open_stores(settings)
     fetcher, senders, keystone = _outside(settings)
     signatures = _signatures(settings, keystone)
     unified = UnifiedLimits(settings) if settings.quota.from_keystone else None
     quotas = Quotas(settings.quota, unified.of if unified else None)
+    stores = open_stores(settings, fetcher.begin)
     db = Database(settings.database, sinks=events.sinks(settings), around=quotas.around())
     lease = Lease(db, settings.node, settings.run)
     await lease.start()
@@ -179,8 +179,9 @@ def prepare(settings: Settings) -> int | None:
     finally:
         engine.dispose()
     # what these cannot work with is said now, once, and not by each server process
-    open_stores(settings).close()
-    _let_go(*_outside(settings))
+    fetcher, senders, keystone = _outside(settings)
+    open_stores(settings, fetcher.begin).close()
+    _let_go(fetcher, senders, keystone)
     if settings.quota.from_keystone:
         UnifiedLimits(settings).close()
     return lock

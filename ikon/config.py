@@ -73,6 +73,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     properties: Annotated[Count, Meta(description="Custom properties an image may have.")] = 128
     tags: Annotated[Count, Meta(description="Tags an image may have.")] = 128
     members: Annotated[int, Meta(ge=0, le=1000, description="Projects an image may be shared with.")] = 128
+    locations: Annotated[int, Meta(ge=1, le=1000, description="Locations an image may have.")] = 10
     page: Annotated[Positive, Meta(description="Images on a list page when the caller names no limit.")] = 25
     page_max: Annotated[Positive, Meta(description="Images on the longest list page; a higher limit is cut to this.")] = 1000
     list_s: Annotated[Seconds, Meta(description="Seconds after which a list that finds too little is given up with 503.")] = 10.0

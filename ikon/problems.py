@@ -332,6 +332,12 @@ class DataUnavailable(Unavailable):
     title, hint = "Image data is not available", "Try again later; the operator has been told"
 
 
+class NotVerified(DataUnavailable):
+    """The image's data has not been read and verified yet."""
+
+    title, hint = "Image data is not verified yet", "Try again later; it is served once it has been found right"
+
+
 class Busy(Unavailable):
     """Too many requests are waiting."""
 

@@ -10,7 +10,24 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ikon import log, metrics
-from ikon.api import copies, data, discovery, errors, images, imports, info, jobs, members, metadefs, periodic, quotas, tags, trash, users
+from ikon.api import (
+    copies,
+    data,
+    discovery,
+    errors,
+    images,
+    imports,
+    info,
+    jobs,
+    locations,
+    members,
+    metadefs,
+    periodic,
+    quotas,
+    tags,
+    trash,
+    users,
+)
 from ikon.api.address import Proxies, PublicAddress
 from ikon.api.auth import Identity
 from ikon.api.cors import Cors
@@ -36,6 +53,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v2/images/{id}/import": {"POST": imports.start},
     "/v2/images/{id}/tasks": {"GET": imports.of_image},
     "/v2/images/{id}/actions/{action}": {"POST": images.act},
+    "/v2/images/{id}/locations": {"GET": locations.browse, "POST": locations.add},
     "/v2/images/{id}/members": {"GET": members.browse, "POST": members.share},
     "/v2/images/{id}/members/{project}": {"GET": members.show, "PUT": members.answer, "DELETE": members.remove},
     "/v2/images/{id}/tags/{tag}": {"PUT": tags.add, "DELETE": tags.remove},

@@ -11,9 +11,9 @@ from ikon.api.data import announced, require_octets
 from ikon.api.request import Request, empty, json
 from ikon.context import Context
 from ikon.model.image import BASE, timestamp
-from ikon.model.imports import parse
+from ikon.model.imports import LOCATION, parse
 from ikon.model.job import Job
-from ikon.model.tasks import POSTED, STATES, parse_new_task
+from ikon.model.tasks import KINDS, POSTED, STATES, parse_new_task
 from ikon.model.tasks import parse as parse_tasks
 from ikon.service import imports
 
@@ -120,7 +120,7 @@ def _raw(job: Job, keep_s: int, ctx: Context) -> dict[str, Any]:
 
 
 def _type(job: Job) -> str:
-    return "import" if job.kind == POSTED else "api_image_import"
+    return next(kind for kind, kinds in KINDS.items() if job.kind in kinds)
 
 
 def _updated(job: Job) -> int:
@@ -150,6 +150,9 @@ def _input(job: Job, ctx: Context) -> dict[str, Any]:
                 name: fields[name] for name in fields if name in (*BASE, "id") or protection.may(ctx, "read", name)
             }
         return shown
+    if job.kind == LOCATION:
+        said = {name: asked[name] for name in ("validation_data",) if name in asked}
+        return {"image_id": job.image_id, "loc_url": _bare(asked["uri"]), **said}
     method = {"name": asked["method"]}
     if asked.get("uri"):
         method["uri"] = _bare(asked["uri"])

@@ -20,6 +20,7 @@ from ikon.model.periodic import told
 from ikon.model.quota import RESOURCES
 from ikon.problems import IdentityDown, Problem, StartError
 from ikon.stores.registry import open_stores
+from ikon.transfer.fetch import Fetcher
 
 LEAST_FREE = 1 << 30
 
@@ -135,7 +136,7 @@ def _stores(chosen: Settings) -> list[Finding]:
     if not Path(chosen.data).exists():
         return []  # opening stores makes their directories, and looking must leave no trace
     try:
-        stores = open_stores(chosen)
+        stores = open_stores(chosen, Fetcher(chosen).begin)
     except StartError as error:
         return [Finding("stores", str(error), "Correct the setting")]
     findings = []

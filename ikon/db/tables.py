@@ -124,6 +124,7 @@ copies = sa.Table(
     sa.Column("verified_at", sa.BigInteger),
     sa.Column("tries", sa.Integer, nullable=False),  # failed attempts to delete the bytes
     sa.Column("not_before", sa.BigInteger, nullable=False),
+    sa.Column("metadata", long_text()),  # JSON: what was said of a place that a caller named
     sa.Index("copies_image", "image_id"),
     sa.Index("copies_state", "state", "not_before"),
     sa.Index("copies_project", "project"),

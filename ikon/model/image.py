@@ -225,6 +225,12 @@ def check_counts(properties: int | None, tags: int | None, limits: tuple[int, in
             raise QuotaExceeded(f"The limit has been exceeded on the number of allowed image {what}. Attempted: {count}, Maximum: {most}")
 
 
+def require_formats(image: Image) -> None:
+    """Raises BadRequest unless an image says in which formats its data is to be."""
+    if missing := [name for name in FORMATS if getattr(image, name) is None]:
+        raise BadRequest(f"{'Properties' if len(missing) > 1 else 'Property'} {', '.join(missing)} must be set prior to saving data.")
+
+
 def check_id(value: Any) -> str:
     """A caller's own image id. Raises BadValue unless it has the form of a UUID."""
     if not isinstance(value, str) or not UUID.fullmatch(value):

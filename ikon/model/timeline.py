@@ -18,7 +18,7 @@ from ikon.model.job import Job
 #: Seconds after which a job that still waits for its turn is worth a word: without a broker it is found within 13 s.
 LONG_S = 30
 #: What ended, or began, an image's data; the last of them says why it is as it is.
-DECIDES = re.compile(r"image\.(create|prepare|stage|activate|import|upload\.failed|upload\.refused|import\.failed)")
+DECIDES = re.compile(r"image\.(create|prepare|stage|activate|import|location|upload\.failed|upload\.refused|(import|location)\.failed)")
 
 
 class Fact(Struct, frozen=True, kw_only=True):
@@ -208,6 +208,8 @@ EFFECTS = [
     Effect(r"^image\.import\.failed", "The import has ended, and the image waits for another",
            "the staged data, {kept}: another try needs no new upload", staged=True),
     Effect(r"^image\.import\.failed", "The import has ended, and the image is queued again", "no data"),
+    Effect(r"^image\.location\.failed queued", "The image is queued again, without data", "nothing"),
+    Effect(r"^image\.location\.failed", "Nothing is read from there", "its data elsewhere, if it has any"),
     Effect(r"^image\.job\.put_off", "The step is tried again by itself", STILL),
     Effect(r"^image\.job\.(lost|handed_back)", "It goes on behind the last finished step, in another process if need be", STILL),
     Effect(r"^image\.store\.failed", "The image is active, without a copy in store {store}", "its data in the other stores"),
@@ -229,6 +231,8 @@ WHAT = {
     "image.import.retry": "the import was begun again",
     "image.import.cancel": "the end of the import was asked for",
     "image.import.failed": "the import failed in step {step}",
+    "image.location": "a location was added",
+    "image.location.failed": "the location in store {store} was refused",
     "image.upload.failed": "the upload failed",
     "image.upload.refused": "an upload was refused",
     "image.job.put_off": "step {step} failed in attempt {attempt}",

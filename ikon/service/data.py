@@ -14,9 +14,9 @@ from ikon.db.copies import Copy
 from ikon.db.engine import be_sure
 from ikon.formats.inspector import Inspector
 from ikon.kit import Kit
-from ikon.model.image import FORMATS, Image
+from ikon.model.image import Image, require_formats
 from ikon.model.signature import Proof, require_same
-from ikon.problems import BadRequest, BadValue, Forbidden, ImageTooLarge, OutcomeUnknown
+from ikon.problems import BadValue, Forbidden, ImageTooLarge, OutcomeUnknown
 from ikon.service.images import reachable
 from ikon.signatures import verifier
 from ikon.stores.registry import STAGING
@@ -80,9 +80,8 @@ def record(kit: Kit, attempt: Attempt, reserved: int) -> Copy:
 def _begin(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: int | None, most: int, room: Room) -> tuple[Image, Copy]:
     image = reachable(conn, ctx, attempt.image_id, lock=True)
     policy.require(ctx, "upload_image", image)
-    missing = [name for name in FORMATS if getattr(image, name) is None]
-    if image.status == "queued" and missing:
-        raise BadRequest(f"{'Properties' if len(missing) > 1 else 'Property'} {', '.join(missing)} must be set prior to saving data.")
+    if image.status == "queued":
+        require_formats(image)
     image = images.move(conn, image, "queued", "saving")
     if size is not None and size > most:
         raise ImageTooLarge(f"The incoming image is too large: {size} bytes are announced, {most} are allowed")
@@ -117,9 +116,9 @@ def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, proo
 
 
 def drop_staged(conn: Connection, image_id: str, keep: str | None = None) -> None:
-    """Have an image's staged data deleted, but for one copy, and what is being written: that is its writer's."""
+    """Have an image's staged data deleted, but for one copy, and what is being written: that is its writer's. Refused locations go too."""
     for copy in copies.of_image(conn, image_id):
-        if copy.store == STAGING and copy.id != keep and copy.state != "writing":
+        if (copy.store == STAGING and copy.id != keep and copy.state != "writing") or copy.state == "bad":
             copies.condemn(conn, copy)
 
 

@@ -20,6 +20,8 @@ from ikon.problems import Busy, Forbidden, ImageNotFound, TooSlow, VersionMismat
 
 #: Microseconds tried when the one an image was created in is taken.
 K_TRIES = 100
+#: What a patch changes beside the record: given the image as it was and as it will be saved, returns the latter.
+Then = Callable[[Connection, Image, Image], Image]
 #: States of copies that go to the trash with their image.
 KEPT = ("ready", "suspect", "bad")
 
@@ -118,52 +120,64 @@ async def browse(kit: Kit, ctx: Context, listing: Listing) -> list[Image]:
     return walk.found
 
 
-async def places(kit: Kit, ctx: Context, found: Sequence[Image]) -> dict[str, list[tuple[str, str]]]:
-    """URL and store of each copy of these images, the one that is read first in front, by the images' ids.
+async def places(kit: Kit, ctx: Context, found: Sequence[Image]) -> dict[str, list[Copy]]:
+    """The locations of these images, the one that is read first in front, by the images' ids.
 
     Only of those whose places the caller may see, and none where no setting shows them.
     """
     if not (kit.settings.show_locations or kit.settings.show_direct_url):
         return {}
     ids = [image.id for image in found if policy.allows(ctx, "get_image_location", image)]
-    there = await kit.db.read(copies.readable, ids) if ids else {}
-    return {
-        image_id: [
-            (copy.url, copy.store)
-            for copy in sorted(there.get(image_id, []), key=lambda copy: -kit.stores.weight(copy.store))
-            if copy.store in kit.stores.all
-        ]
-        for image_id in ids
-    }
+    there = await kit.db.read(copies.listed, ids) if ids else {}
+    return {image_id: in_order(kit, there.get(image_id, [])) for image_id in ids}
 
 
-async def update(kit: Kit, ctx: Context, image_id: str, changes: list[Change], if_match: Sequence[str] | None) -> Image:
-    """Apply a patch, all of it or nothing. if_match: versions of which the image must have one, or None.
+def in_order(kit: Kit, found: Sequence[Copy]) -> list[Copy]:
+    """Locations in the order in which they are shown: by weight of their store, then by age; without those of no store here."""
+    here = [copy for copy in found if copy.store in kit.stores.all]
+    return sorted(here, key=lambda copy: (-kit.stores.weight(copy.store), copy.created, copy.id))
+
+
+async def update(
+    kit: Kit, ctx: Context, image_id: str, changes: list[Change], if_match: Sequence[str] | None, then: Then | None = None
+) -> Image:
+    """Apply a patch, all of it or nothing. if_match: versions of which the image must have one, or None. then: what else it changes.
 
     Raises ImageNotFound, Forbidden, ReadOnly, Conflict, QuotaExceeded, VersionMismatch. Without changes nothing is saved.
     """
-    if not changes and if_match is None:
+    if not changes and if_match is None and then is None:
         return await show(kit, ctx, image_id)
-    return await kit.db.write(_update, ctx, image_id, changes, if_match, kit.settings.limits)
+    return await kit.db.write(_update, ctx, image_id, changes, if_match, kit.settings.limits, then)
 
 
-def _update(conn: Connection, ctx: Context, image_id: str, changes: list[Change], if_match: Sequence[str] | None, limits: Limits) -> Image:
+def _update(
+    conn: Connection,
+    ctx: Context,
+    image_id: str,
+    changes: list[Change],
+    if_match: Sequence[str] | None,
+    limits: Limits,
+    then: Then | None,
+) -> Image:
     image = reachable(conn, ctx, image_id, lock=True)
     if if_match is not None and str(image.version) not in if_match:
         raise VersionMismatch
-    if not changes:
+    if not changes and then is None:
         return image
-    policy.require(ctx, "modify_image", image)
+    if changes:
+        policy.require(ctx, "modify_image", image)
     changed = apply(image, changes, admin=ctx.admin, may=lambda operation, name: protection.may(ctx, operation, name))
     _require_visibility(ctx, msgspec.structs.replace(changed, owner=image.owner), image.visibility)
     grew = changed.properties.keys() - image.properties.keys()
     tags = len(changed.tags) if changed.tags != image.tags else None
     seen = len(protection.readable(ctx, changed.properties))  # a number that counts what the caller may not read would tell of it
     check_counts(seen if grew else None, tags, (limits.properties, limits.tags))
+    if then is not None:
+        changed = then(conn, image, changed)
     saved = images.save(conn, image, changed)
     if saved.owner != image.owner:
         copies.give(conn, saved.id, saved.owner)  # whoever has an image has its bytes
-    events.add(conn, ctx, "image.update", saved)
+    events.add(conn, ctx, "image.update" if saved.status == image.status else "image.activate", saved)
     return saved
 
 
@@ -173,9 +187,8 @@ async def delete(kit: Kit, ctx: Context, image_id: str) -> None:
     Where the trash is on, an image with data goes there, its sound copies kept. Raises ImageNotFound, Forbidden.
     """
     for copy in await kit.db.write(_delete, ctx, image_id, 1000 * kit.settings.trash.keep_s):
-        if copy.state == "writing":
-            kit.intake.attempts.stop(copy.id)  # its own task deletes what it wrote; one in another process learns at its next look
-        else:
+        kit.intake.attempts.stop(copy.id)  # one in another process learns at its next look
+        if copy.state not in ("writing", "unchecked"):  # its own task deletes what it wrote; what nobody looked at is not ours
             await kit.intake.remove(copy)
     log.get().info("image deleted", image=image_id, request=ctx.request_id)
 

@@ -79,10 +79,12 @@ async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str 
     Raises Conflict for a store that is not configured, ImageNotFound, Forbidden, StatusConflict, BadRequest, QuotaExceeded,
     SignatureRefused, IdentityDown, KeyManagerDown.
     """
-    named = tuple(kit.stores.all) if request.all_stores else request.stores or (kit.stores.default,)
+    named = tuple(kit.stores.writable) if request.all_stores else request.stores or (kit.stores.default,)
     for store in named:
         if store not in kit.stores.all:
             raise Conflict(f"Store for identifier {store} not found")
+        if kit.stores.all[store].read_only:
+            raise Conflict(f"Store {store} is read-only: nothing is imported into it")
     if request.uri is not None:
         kit.fetcher.check(request.uri)
     job_id, deadline_s = new_id(), kit.settings.jobs.deadline_s

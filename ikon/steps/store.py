@@ -50,7 +50,7 @@ class Store:
             image, sources, full = await kit.db.write(self._begin, job, rows, rooms)
             going = [attempt for attempt in attempts if attempt.copy_id not in full]
             reader = await stack.enter_async_context(self._reading(kit, image, sources))
-            size = sources[0].size or 0
+            size = (sources[0] if self._staged else image).size or 0
             inspector = Inspector(image.disk_format or "", image.container_format or "", kit.settings.formats) if self._staged else None
             for attempt in going:
                 attempt.reserved = size
@@ -83,7 +83,7 @@ class Store:
         if image is None:
             raise lost(conn, job.image_id or "")
         sources = [staging.find(conn, job)[1]] if self._staged else copies.of_image(conn, image.id)
-        project, size = image.owner or job.project, sources[0].size or 0
+        project, size = image.owner or job.project, (sources[0] if self._staged else image).size or 0
         full: dict[str, Problem] = {}
         lock(conn, rooms.values())
         for row in rows:
@@ -116,7 +116,8 @@ class Store:
         good = [attempt for attempt in attempts if attempt.copy_id not in facts.failed]
         if image is None or not all(copies.finish(conn, attempt.copy_id, me, facts.size) for attempt in good):
             raise lost(conn, job.image_id or "")
-        changes: dict[str, Any] = {"stores": [*image.stores, *(attempt.store for attempt in good)]}
+        before = [] if self._staged else image.stores  # a location that was refused before is dropped
+        changes: dict[str, Any] = {"stores": [*before, *(attempt.store for attempt in good)]}
         changes["importing"] = Importing(None, [], [attempt.store for attempt in attempts if attempt not in good])
         if self._staged:
             assert facts.verdict is not None

@@ -53,10 +53,11 @@ async def kit_on(url: str, directory: Path, node: str = "here", quota: int = QUO
     db = Database(settings.database, rehearse=True, around=quotas.around())
     lease = Lease(db, node, settings.run)
     await lease.start()
-    opened = open_stores(settings)
+    fetcher = Fetcher(settings)
+    opened = open_stores(settings, fetcher.begin)
     intake, outflow = Intake(db, opened, lease, 8 << 20), Outflow(db, opened, node)
     try:
-        yield Kit(settings, db, lease, opened, Queue(), intake, outflow, Fetcher(settings), Kinds(KINDS), quotas)
+        yield Kit(settings, db, lease, opened, Queue(), intake, outflow, fetcher, Kinds(KINDS), quotas)
     finally:
         await db.close()
 

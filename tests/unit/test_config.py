@@ -8,6 +8,7 @@ import pytest
 from ikon.config import Settings, load
 from ikon.problems import StartError
 from ikon.stores.registry import open_stores
+from ikon.transfer.fetch import Fetcher
 
 
 def settings(tmp_path: Path, text: str = "", environ: dict[str, str] | None = None, **options: Any) -> Settings:
@@ -15,7 +16,7 @@ def settings(tmp_path: Path, text: str = "", environ: dict[str, str] | None = No
     file = tmp_path / "ikon.toml"
     file.write_text(text)
     found = load(str(file), {"data": str(tmp_path / "data"), **options}, environ or {})
-    open_stores(found).close()
+    open_stores(found, Fetcher(found).begin).close()
     return found
 
 

@@ -32,7 +32,7 @@ def blocks(text: str, mark: str) -> list[tuple[str, str]]:
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_examples_of_a_page_do_what_it_says(page: Path, tmp_path: Path) -> None:
-    text = page.read_text(encoding="utf-8").replace("9292", str(free_port()))
+    text = page.read_text(encoding="utf-8").replace("9292", str(free_port())).replace("9380", str(free_port()))
     for name, block in blocks(text, "toml file="):
         (tmp_path / name).write_text(block)
     start = SERVER.replace("9292", re.findall(r"127\.0\.0\.1:(\d+)", text)[0]) if page.name == "tutorial.md" else ""
