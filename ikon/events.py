@@ -50,7 +50,11 @@ class Log:
         """See Sender."""
         kept = msgspec.json.decode(delivery.body)
         facts = {name: kept[name] for name in ("project", "user", "request", "detail") if kept[name] is not None}
-        log.get().info("image event", kind=delivery.kind, image=delivery.image_id, version=delivery.version, **facts)
+        if "more" in kept:
+            log.get().info("image event", kind=delivery.kind, image=delivery.image_id, version=delivery.version, **facts)
+        else:
+            facts |= {field: kept["payload"][field] for field in ("namespace", "name") if field in kept["payload"]}
+            log.get().info("definition event", kind=delivery.kind, version=delivery.version, **facts)
 
     def close(self) -> None:
         """See Sender."""

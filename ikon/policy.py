@@ -9,17 +9,21 @@ from typing import Protocol
 
 from ikon.context import Context
 from ikon.model.image import Image, shared
+from ikon.model.metadef import Namespace
 from ikon.problems import Forbidden, NotFound
+
+#: What a rule may be about: an image, or a namespace of metadata definitions.
+Subject = Image | Namespace
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Who may do something. text: as a policy file of OpenStack would write it. holds: the same for a caller, the image that it is about,
-    and the project whose entry in the image's list of members it is about; images that the caller does not see never come here.
+    """Who may do something. text: as a policy file of OpenStack would write it. holds: the same for a caller, what it is about, and the
+    project whose entry in the image's list of members it is about; what the caller does not see never comes here.
     """
 
     text: str
-    holds: Callable[[Context, Image | None, str | None], bool]
+    holds: Callable[[Context, Subject | None, str | None], bool]
 
     def __and__(self, other: "Rule") -> "Rule":
         return Rule(f"{self.text} and {other.text}", lambda *about: self.holds(*about) and other.holds(*about))
@@ -34,13 +38,14 @@ def _role(name: str) -> Rule:
 
 ADMIN = Rule("rule:context_is_admin", lambda ctx, image, member: ctx.admin)
 MEMBER, READER, SERVICE = _role("member"), _role("reader"), _role("service")
-#: In the project that the image belongs to; for what is about no image, in any.
+#: In the project that it belongs to; for what is about nothing, in any.
 OWN = Rule(
     "project_id:%(project_id)s", lambda ctx, image, member: ctx.project is not None and (image is None or image.owner == ctx.project)
 )
 #: In a project that the image is shared with, for that project's own entry alone.
 SHARED = Rule(
-    "project_id:%(member_id)s", lambda ctx, image, member: image is not None and shared(ctx, image) and member in (None, ctx.project)
+    "project_id:%(member_id)s",
+    lambda ctx, image, member: isinstance(image, Image) and shared(ctx, image) and member in (None, ctx.project),
 )
 #: In any project that sees the image; which images that are is decided before.
 SEEN = Rule(
@@ -48,10 +53,16 @@ SEEN = Rule(
     "or 'shared':%(visibility)s)",
     lambda ctx, image, member: ctx.project is not None,
 )
+#: In the project that a namespace belongs to, or, where everybody may read it, in any or none.
+OPEN = Rule(
+    "(project_id:%(project_id)s or 'public':%(visibility)s)",
+    lambda ctx, about, member: OWN.holds(ctx, about, member) or (about is not None and about.visibility == "public"),
+)
 OWN_MEMBER, OWN_READER = ADMIN | MEMBER & OWN, ADMIN | READER & OWN
 
-#: The rule that says who an administrator is.
-ADMIN_RULE = "context_is_admin"
+#: The rules that say who an administrator is, and who one of metadata definitions.
+ADMIN_RULE, METADEF_RULE = "context_is_admin", "metadef_admin"
+METADEF_READER, METADEF_ADMIN = ADMIN | READER & OPEN, Rule(f"rule:{METADEF_RULE}", lambda ctx, about, member: ctx.admin)
 RULES: dict[str, Rule] = {
     ADMIN_RULE: Rule("role:admin", lambda ctx, image, member: ctx.admin),
     "add_image": OWN_MEMBER,
@@ -77,6 +88,32 @@ RULES: dict[str, Rule] = {
     "deactivate": OWN_MEMBER,
     "reactivate": OWN_MEMBER,
     "stores_info_detail": ADMIN | SERVICE,
+    METADEF_RULE: Rule("rule:context_is_admin", lambda ctx, about, member: ctx.admin),
+    "get_metadef_namespaces": OWN_READER,
+    "get_metadef_namespace": METADEF_READER,
+    "add_metadef_namespace": METADEF_ADMIN,
+    "modify_metadef_namespace": METADEF_ADMIN,
+    "delete_metadef_namespace": METADEF_ADMIN,
+    "get_metadef_objects": METADEF_READER,
+    "get_metadef_object": METADEF_READER,
+    "add_metadef_object": METADEF_ADMIN,
+    "modify_metadef_object": METADEF_ADMIN,
+    "delete_metadef_object": METADEF_ADMIN,
+    "get_metadef_properties": METADEF_READER,
+    "get_metadef_property": METADEF_READER,
+    "add_metadef_property": METADEF_ADMIN,
+    "modify_metadef_property": METADEF_ADMIN,
+    "remove_metadef_property": METADEF_ADMIN,
+    "get_metadef_tags": METADEF_READER,
+    "get_metadef_tag": METADEF_READER,
+    "add_metadef_tag": METADEF_ADMIN,
+    "add_metadef_tags": METADEF_ADMIN,
+    "modify_metadef_tag": METADEF_ADMIN,
+    "delete_metadef_tag": METADEF_ADMIN,
+    "delete_metadef_tags": METADEF_ADMIN,
+    "list_metadef_resource_types": METADEF_READER,
+    "add_metadef_resource_type_association": METADEF_ADMIN,
+    "remove_metadef_resource_type_association": METADEF_ADMIN,
     "manage_users": ADMIN,
     "manage_jobs": ADMIN,
     "manage_trash": ADMIN,
@@ -87,7 +124,7 @@ RULES: dict[str, Rule] = {
 class Overrides(Protocol):
     """An operator's own rules, which stand above those here."""
 
-    def holds(self, name: str, ctx: Context, image: Image | None, member: str | None) -> bool:
+    def holds(self, name: str, ctx: Context, image: Subject | None, member: str | None) -> bool:
         """Whether the rule of that name lets the caller do it."""
 
 
@@ -105,13 +142,13 @@ def appointed(ctx: Context) -> Context:
     return replace(ctx, appointed=allows(ctx, ADMIN_RULE)) if _overrides else ctx
 
 
-def allows(ctx: Context, action: str, image: Image | None = None, member: str | None = None) -> bool:
-    """Whether the rule of an operation lets this caller do it, to the image and the project's entry that it is about, if any."""
+def allows(ctx: Context, action: str, image: Subject | None = None, member: str | None = None) -> bool:
+    """Whether the rule of an operation lets this caller do it, to what it is about and the project's entry, if any."""
     rules = _overrides if _overrides and not ctx.local else None
     return rules.holds(action, ctx, image, member) if rules else RULES[action].holds(ctx, image, member)
 
 
-def require(ctx: Context, action: str, image: Image | None = None, member: str | None = None) -> None:
+def require(ctx: Context, action: str, image: Subject | None = None, member: str | None = None) -> None:
     """Raises Forbidden unless the rule allows it; for an image that the caller may not even look at, NotFound."""
     if not allows(ctx, action, image, member):
         if action == "get_image":

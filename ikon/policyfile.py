@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ikon import log
 from ikon.context import Context
-from ikon.model.image import Image, shared
-from ikon.policy import ADMIN_RULE, RULES
+from ikon.model.image import shared
+from ikon.model.metadef import Namespace
+from ikon.policy import ADMIN_RULE, METADEF_RULE, RULES, Subject
 from ikon.problems import StartError
 
 #: Rules that are no operation, by which files of OpenStack's image service may name what they do not say themselves.
@@ -20,7 +21,7 @@ NAMED = {
     "default": "",
     "service_api": "role:service or role:admin",
     "metadef_default": "",
-    "metadef_admin": "rule:context_is_admin",
+    "get_metadef_resource_type": "rule:list_metadef_resource_types",
 }
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ LOOK_S = 1.0
 SCOPES = ["project"]
 #: Fields of an image that rules may name, beside its properties.
 FIELDS = ("id", "name", "owner", "visibility", "status", "protected", "os_hidden", "disk_format", "container_format", "min_disk", "min_ram")
+
+#: Those of a namespace of metadata definitions.
+NAMESPACE_FIELDS = ("namespace", "display_name", "description", "owner", "visibility", "protected")
 
 
 class Line(NamedTuple):
@@ -55,11 +59,11 @@ class PolicyFile:
         except Exception as error:  # the library raises what its parsers raise
             raise StartError(f"config: policy.file: {path}: {type(error).__name__}: {error}") from None
 
-    def holds(self, name: str, ctx: Context, image: Image | None, member: str | None) -> bool:
+    def holds(self, name: str, ctx: Context, image: Subject | None, member: str | None) -> bool:
         """Whether the rule of that name lets the caller do it."""
         self._look()
         enforcer = self._enforcer
-        if name not in enforcer.file_rules and ADMIN_RULE not in enforcer.file_rules:
+        if enforcer.file_rules.keys().isdisjoint((name, ADMIN_RULE, METADEF_RULE)):
             return RULES[name].holds(ctx, image, member)
         return bool(enforcer.enforce(name, target(ctx, image, member), credentials(ctx)))
 
@@ -68,7 +72,7 @@ class PolicyFile:
         named = self._enforcer.file_rules
         return {name: (str(self._enforcer.rules[name]), name in named) for name in [*RULES, *sorted(named.keys() - RULES.keys())]}
 
-    def explain(self, name: str, ctx: Context, image: Image | None, member: str | None) -> Iterator[Line]:
+    def explain(self, name: str, ctx: Context, image: Subject | None, member: str | None) -> Iterator[Line]:
         """The conditions of a rule one by one, those of the rules that it names too."""
         about = (target(ctx, image, member), credentials(ctx), self._enforcer)
         stack: list[Any] = [self._enforcer.rules[name]]
@@ -128,13 +132,15 @@ def _read(path: str) -> "Enforcer":
     return enforcer
 
 
-def target(ctx: Context, image: Image | None, member: str | None) -> dict[str, Any]:
-    """What rules may say about the image that a request is about: its fields, its properties, and the projects in question.
+def target(ctx: Context, image: Subject | None, member: str | None) -> dict[str, Any]:
+    """What rules may say about the image or namespace that a request is about: its fields, its properties, and the projects in question.
 
     What is not known is left out: a rule that names it does not hold. "None" would be equal to the project of a caller without one.
     """
     if image is None:
         about: dict[str, Any] = {"project_id": ctx.project, "owner": ctx.project, "member_id": member}
+    elif isinstance(image, Namespace):
+        about = {name: getattr(image, name) for name in NAMESPACE_FIELDS} | {"project_id": image.owner}
     else:
         own_entry = shared(ctx, image) and member in (None, ctx.project)
         entry = ctx.project if own_entry else member if member != ctx.project else None

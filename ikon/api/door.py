@@ -10,7 +10,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ikon import log, metrics
-from ikon.api import copies, data, discovery, errors, images, imports, info, jobs, members, periodic, tags, trash, users
+from ikon.api import copies, data, discovery, errors, images, imports, info, jobs, members, metadefs, periodic, tags, trash, users
 from ikon.api.auth import Identity
 from ikon.api.cors import Cors
 from ikon.api.request import Request
@@ -50,6 +50,39 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v2/schemas/members": {"GET": info.schema_members},
     "/v2/schemas/task": {"GET": info.schema_task},
     "/v2/schemas/tasks": {"GET": info.schema_tasks},
+    "/v2/metadefs/namespaces": {"GET": metadefs.browse, "POST": metadefs.create},
+    "/v2/metadefs/namespaces/{namespace}": {"GET": metadefs.show, "PUT": metadefs.replace, "DELETE": metadefs.remove},
+    "/v2/metadefs/namespaces/{namespace}/objects": {
+        "GET": metadefs.browse_objects,
+        "POST": metadefs.add_object,
+        "DELETE": metadefs.clear_objects,
+    },
+    "/v2/metadefs/namespaces/{namespace}/objects/{name}": {
+        "GET": metadefs.show_object,
+        "PUT": metadefs.replace_object,
+        "DELETE": metadefs.remove_object,
+    },
+    "/v2/metadefs/namespaces/{namespace}/properties": {
+        "GET": metadefs.browse_properties,
+        "POST": metadefs.add_property,
+        "DELETE": metadefs.clear_properties,
+    },
+    "/v2/metadefs/namespaces/{namespace}/properties/{name}": {
+        "GET": metadefs.show_property,
+        "PUT": metadefs.replace_property,
+        "DELETE": metadefs.remove_property,
+    },
+    "/v2/metadefs/namespaces/{namespace}/tags": {"GET": metadefs.browse_tags, "POST": metadefs.set_tags, "DELETE": metadefs.clear_tags},
+    "/v2/metadefs/namespaces/{namespace}/tags/{name}": {
+        "GET": metadefs.show_tag,
+        "POST": metadefs.add_tag,
+        "PUT": metadefs.replace_tag,
+        "DELETE": metadefs.remove_tag,
+    },
+    "/v2/metadefs/namespaces/{namespace}/resource_types": {"GET": metadefs.browse_associations, "POST": metadefs.add_association},
+    "/v2/metadefs/namespaces/{namespace}/resource_types/{name}": {"DELETE": metadefs.remove_association},
+    "/v2/metadefs/resource_types": {"GET": metadefs.browse_resource_types},
+    "/v2/schemas/metadefs/{name}": {"GET": metadefs.schema},
     "/v2/tenants": {"GET": info.tenants},
     "/ikon/v1/images/{id}/copies": {"POST": copies.add},
     "/ikon/v1/images/{id}/timeline": {"GET": jobs.of_image},

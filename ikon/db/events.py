@@ -1,6 +1,8 @@
-"""Events: what happened to an image, written in the transaction that did it. They are the image's timeline."""
+"""Events: what happened to an image or a definition, told in the transaction that did it. Those of an image are its timeline."""
 
+import functools
 import time
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -13,6 +15,7 @@ from ikon.db.engine import now_ms_sql
 from ikon.model import event
 from ikon.model.image import Image
 from ikon.model.job import Job
+from ikon.model.metadef import Entry, Namespace
 from ikon.problems import Problem
 
 t = tables.events
@@ -45,11 +48,24 @@ def add(conn: Connection, ctx: Context, kind: str, image: Image, detail: str | N
             "detail": detail,
         },
     )
+    _tell(conn, kind, image.id, image.version, lambda: event.body(ctx, kind, image, detail, time.time_ns() // 1000))
+
+
+def defined(
+    conn: Connection, ctx: Context, kind: str, namespace: Namespace, entry: Entry | None = None, name_old: str | None = None
+) -> None:
+    """Have sinks told that `kind` ("metadef_object.create", ...) happened to a namespace of metadata definitions, or to an entry in it."""
+    now_us = time.time_ns() // 1000
+    body = functools.partial(event.definition_body, ctx, kind, namespace, entry, name_old, now_us)
+    _tell(conn, kind, f"metadef-{namespace.n}", namespace.version, body)
+
+
+def _tell(conn: Connection, kind: str, subject: str, version: int, body: Callable[[], str]) -> None:
+    """subject: what the event is about; events of one subject are told in order."""
     sinks = [sink for sink in conn.get_execution_options().get("sinks", ()) if sink.wants(kind)]
-    if sinks:
-        body = event.body(ctx, kind, image, detail, time.time_ns() // 1000)
-        for sink in sinks:
-            deliveries.add(conn, sink.name, image.id, image.version, kind, body)
+    said = body() if sinks else ""
+    for sink in sinks:
+        deliveries.add(conn, sink.name, subject, version, kind, said)
 
 
 def failed(conn: Connection, ctx: Context, kind: str, image: Image, why: Problem, **facts: Any) -> None:

@@ -1,13 +1,13 @@
 """The tables, as the newest migration leaves them (a test compares).
 
-Times count from 1970: `k` and `updated` in microseconds, the rest in milliseconds.
+Times count from 1970: `k`, `updated`, and those of metadata definitions in microseconds, the rest in milliseconds.
 """
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import mysql
 
 #: The revision of the newest file in migrations/versions.
-SCHEMA = "0007"
+SCHEMA = "0010"
 
 metadata = sa.MetaData()
 
@@ -175,7 +175,7 @@ deliveries = sa.Table(
     metadata,
     sa.Column("n", integer_key(), primary_key=True),
     sa.Column("sink", text(20), nullable=False),
-    sa.Column("image_id", text(36), nullable=False),
+    sa.Column("image_id", text(36), nullable=False),  # or "metadef-" and the number of a namespace
     sa.Column("version", sa.BigInteger, nullable=False),
     sa.Column("kind", text(40), nullable=False),
     sa.Column("body", long_text(), nullable=False),  # JSON
@@ -258,4 +258,47 @@ periodic_runs = sa.Table(
     sa.Column("took_ms", sa.BigInteger, nullable=False),
     sa.Column("parts", long_text(), nullable=False),  # JSON: what was looked at and mended, by kind
     sa.Column("failed", text(1000)),  # why it did not do all of it
+)
+
+#: Namespaces of metadata definitions.
+metadef_namespaces = sa.Table(
+    "metadef_namespaces",
+    metadata,
+    sa.Column("n", integer_key(), primary_key=True),  # in order of creation, and never given again
+    sa.Column("namespace", text(80), nullable=False),
+    sa.Column("display_name", text(80)),
+    sa.Column("description", text(500)),
+    sa.Column("visibility", text(10), nullable=False),
+    sa.Column("protected", sa.Boolean, nullable=False),
+    sa.Column("owner", text(255)),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("updated", sa.BigInteger, nullable=False),
+    sa.Column("version", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("namespace", name="metadef_namespaces_namespace"),
+    sa.Index("metadef_namespaces_visibility", "visibility", "n"),
+    sa.Index("metadef_namespaces_owner", "owner", "visibility", "n"),
+    sqlite_autoincrement=True,
+)
+
+#: What is in them. A row changes, and comes and goes, under the lock of its namespace's row.
+metadef_entries = sa.Table(
+    "metadef_entries",
+    metadata,
+    sa.Column("namespace", sa.BigInteger, primary_key=True, autoincrement=False),  # its n
+    sa.Column("kind", text(16), primary_key=True),  # object, property, tag, or resource_type: that it applies to one
+    sa.Column("name", text(80), primary_key=True),
+    sa.Column("doc", long_text(), nullable=False),  # JSON: what is said of it
+    sa.Column("size", sa.Integer, nullable=False),  # bytes of name and doc
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("updated", sa.BigInteger, nullable=False),
+    sa.Index("metadef_entries_name", "kind", "name", "namespace"),
+)
+
+#: Every resource type that a namespace ever applied to.
+metadef_resource_types = sa.Table(
+    "metadef_resource_types",
+    metadata,
+    sa.Column("name", text(80), primary_key=True),
+    sa.Column("created", sa.BigInteger, nullable=False),
+    sa.Column("updated", sa.BigInteger, nullable=False),
 )

@@ -1,4 +1,4 @@
-"""What an event says to those outside who want to hear of it: the form is that of OpenStack's notifications about images."""
+"""What an event says to those outside who want to hear of it, in the form of OpenStack's notifications of images and definitions."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from ikon.context import Context
 from ikon.model.image import Image, timestamp
+from ikon.model.metadef import Entry, Namespace, Object, Property
 
 #: What OpenStack calls each event of ours, and how urgent it is. Others are Ikon's own.
 NOTIFICATIONS: dict[str, tuple[tuple[str, str], ...]] = {
@@ -15,11 +16,24 @@ NOTIFICATIONS: dict[str, tuple[tuple[str, str], ...]] = {
     **{kind: ((kind, "INFO"),) for kind in ("image.member.create", "image.member.update", "image.member.delete")},
     "image.activate": (("image.upload", "INFO"), ("image.activate", "INFO")),
     "image.upload.failed": (("image.upload", "ERROR"),),
+    **{
+        kind: ((kind, "INFO"),)
+        for kind in (
+            *(f"metadef_{what}.{deed}" for what in ("namespace", "object", "property", "tag") for deed in ("create", "update", "delete")),
+            *(f"metadef_namespace.delete_{what}" for what in ("objects", "properties", "tags")),
+            *(f"metadef_resource_type.{deed}" for deed in ("create", "delete")),
+        )
+    },
 }
 #: Fields of a record that a notification carries as they are.
 AS_THEY_ARE = ("id", "name", "status", "min_disk", "min_ram", "protected", "checksum", "owner", "disk_format", "container_format")
 #: What else a webhook is told of an image.
 MORE = ("os_hidden", "os_hash_algo", "os_hash_value", "stores")
+#: What a notification says of each property that is defined, null where nothing is.
+PROPERTY = (
+    "type", "title", "description", "default", "minimum", "maximum", "enum", "pattern", "minLength", "maxLength", "confidential", "items",
+    "uniqueItems", "minItems", "maxItems", "additionalItems",
+)  # fmt: skip
 
 
 class Sink(Struct, frozen=True):
@@ -52,6 +66,38 @@ def body(ctx: Context, kind: str, image: Image, detail: str | None, now_us: int)
     else:
         said |= {"payload": record | ({"backend": detail} if kind == "image.prepare" else {})}
     return msgspec.json.encode(said).decode()
+
+
+def definition_body(ctx: Context, kind: str, namespace: Namespace, entry: Entry | None, name_old: str | None, now_us: int) -> str:
+    """The same of what happened to a namespace of metadata definitions, or to an entry in it. name_old: what it was called before."""
+    about: dict[str, Any]
+    times: Namespace | Entry = entry or namespace
+    if entry is None:
+        names = ("namespace", "display_name", "protected", "visibility", "owner", "description")
+        about = {name: getattr(namespace, name) for name in names} | {"namespace_old": name_old or namespace.namespace}
+    else:
+        about = {"namespace": namespace.namespace, "name": entry.name, "name_old": name_old or entry.name} | _defined(entry)
+    if entry is None or entry.kind != "property":
+        about |= {"created_at": timestamp(times.created), "updated_at": timestamp(times.updated)}
+    deleted = kind.endswith(".delete")
+    about |= {"deleted": deleted, "deleted_at": timestamp(now_us) if deleted else None}
+    said = {"project": ctx.project, "user": ctx.user, "request": ctx.request_id, "detail": None, "at_us": now_us}
+    return msgspec.json.encode(said | {"payload": about}).decode()
+
+
+def _defined(entry: Entry) -> dict[str, Any]:
+    if isinstance(entry.value, Property):
+        return _property(entry.value)
+    said = msgspec.to_builtins(entry.value)
+    if isinstance(entry.value, Object):
+        properties = [{"name": name} | _property(each) for name, each in (entry.value.properties or {}).items()]
+        return {"properties": properties, "required": said.get("required"), "description": said.get("description")}
+    return {name: said.get(name) for name in ("prefix", "properties_target")} if entry.kind == "resource_type" else {}
+
+
+def _property(value: Property) -> dict[str, Any]:
+    said = msgspec.to_builtins(value)
+    return {name: said.get(name) for name in PROPERTY}
 
 
 def _record(kind: str, image: Image, now_us: int) -> dict[str, Any]:
@@ -109,7 +155,7 @@ def webhook(message_id: str, kind: str, version: int, kept: dict[str, Any]) -> d
         "data": {
             "id": message_id,
             "version": version,
-            "image": kept.get("image", kept["payload"]) | kept["more"],
+            **({"image": kept.get("image", kept["payload"]) | kept["more"]} if "more" in kept else {"definition": kept["payload"]}),
             "actor": {name: kept[name] for name in ("project", "user", "request")},
             "detail": _public(kept["detail"]),
         },
