@@ -117,6 +117,7 @@ RULES: dict[str, Rule] = {
     "manage_users": ADMIN,
     "manage_jobs": ADMIN,
     "manage_trash": ADMIN,
+    "manage_metadefs": ADMIN,
     "manage_periodic": ADMIN,
 }
 

@@ -10,7 +10,23 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from ikon import log, metrics
-from ikon.api import copies, data, discovery, errors, images, imports, info, jobs, members, metadefs, periodic, tags, trash, users
+from ikon.api import (
+    copies,
+    data,
+    discovery,
+    errors,
+    images,
+    imports,
+    info,
+    jobs,
+    members,
+    metadef_files,
+    metadefs,
+    periodic,
+    tags,
+    trash,
+    users,
+)
 from ikon.api.auth import Identity
 from ikon.api.cors import Cors
 from ikon.api.request import Request
@@ -86,6 +102,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v2/tenants": {"GET": info.tenants},
     "/ikon/v1/images/{id}/copies": {"POST": copies.add},
     "/ikon/v1/images/{id}/timeline": {"GET": jobs.of_image},
+    "/ikon/v1/images/{id}/lint": {"GET": images.look},
     "/ikon/v1/jobs": {"GET": jobs.browse},
     "/ikon/v1/jobs/{id}": {"GET": jobs.show},
     "/ikon/v1/jobs/{id}/retry": {"POST": jobs.retry},
@@ -93,6 +110,8 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/ikon/v1/trash": {"GET": trash.browse, "DELETE": trash.purge_all},
     "/ikon/v1/trash/{id}": {"DELETE": trash.purge},
     "/ikon/v1/trash/{id}/restore": {"POST": trash.restore},
+    "/ikon/v1/metadefs": {"GET": metadef_files.browse, "POST": metadef_files.load},
+    "/ikon/v1/metadefs/{namespace}": {"GET": metadef_files.show, "DELETE": metadef_files.remove},
     "/ikon/v1/periodic": {"GET": periodic.browse},
     "/ikon/v1/periodic/{name}/run": {"POST": periodic.run},
     "/ikon/v1/users": {"GET": users.browse, "POST": users.add},

@@ -9,6 +9,7 @@ from ikon.db.engine import make_engine
 from ikon.db.lease import lock_file
 from ikon.db.tables import SCHEMA
 from ikon.problems import StartError
+from ikon.service import metadef_files
 
 
 @click.group()
@@ -23,7 +24,7 @@ def upgrade(config: str | None, data: str | None, database: str | None) -> None:
     """Bring the schema to what this version needs. Safe to repeat; servers may run meanwhile, except on SQLite."""
     chosen = settings(config, data=data, database=database)
     _alone(chosen)
-    click.echo(f"The schema is at {schema.upgrade(make_engine(chosen.database))}")
+    click.echo(f"The schema is at {schema.upgrade(make_engine(chosen.database), metadef_files.stock)}")
 
 
 @db.command()

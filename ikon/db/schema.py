@@ -1,7 +1,7 @@
 """The schema's version: what the database has, what this code needs, and the way from one to the other."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -37,8 +37,11 @@ def version(engine: sa.Engine) -> str | None:
         return conn.execute(sa.text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def upgrade(engine: sa.Engine) -> str:
-    """Bring the database to the schema of this code. Idempotent; returns the revision it is at. Raises StartError as `version` does."""
+def upgrade(engine: sa.Engine, stock: Callable[[sa.Connection], None] | None = None) -> str:
+    """Bring the database to the schema of this code. Idempotent; returns the revision it is at. Raises StartError as `version` does.
+
+    stock: fills an SQLite database that is made by this, in the same transaction.
+    """
     from alembic import command
     from alembic.config import Config
 
@@ -46,13 +49,16 @@ def upgrade(engine: sa.Engine) -> str:
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
     with _reached(engine), engine.begin() as conn:
         config.attributes["connection"] = conn
+        new = not sa.inspect(conn).has_table("alembic_version")
         command.upgrade(config, "head")
         index.ensure(conn)
+        if new and stock and engine.dialect.name == "sqlite":
+            stock(conn)
     return SCHEMA
 
 
-def require(engine: sa.Engine) -> None:
-    """Make the schema of an empty SQLite database; refuse any other that is not at the version needed.
+def require(engine: sa.Engine, stock: Callable[[sa.Connection], None] | None = None) -> None:
+    """Make the schema of an empty SQLite database, and have `stock` fill it; refuse any other that is not at the version needed.
 
     Raises StartError with the command that helps.
     """
@@ -60,7 +66,7 @@ def require(engine: sa.Engine) -> None:
     if found == SCHEMA:
         return
     if found is None and engine.dialect.name == "sqlite":
-        upgrade(engine)
+        upgrade(engine, stock)
         return
     state = "is empty" if found is None else f"has schema {found}"
     raise StartError(f"database: {engine.url.render_as_string()} {state}, this version needs {SCHEMA}. Run: ikon db upgrade")
