@@ -47,7 +47,7 @@ def lint(config: str | None, data: str | None, image_ids: tuple[str, ...], fix: 
         for finding in answer["findings"]:
             click.echo(f"{answer['image']}: {harmless(finding['problem'])}; {harmless(finding['remedy'])}")
         if fix:
-            for command in _commands(answer["image"], [change for finding in answer["findings"] for change in finding["fix"]]):
+            for command in _commands(answer["image"], [finding["fix"] for finding in answer["findings"]]):
                 click.echo(f"  {command}")
         count += len(answer["findings"])
     click.echo(f"{count} found in {len(image_ids)} images")
@@ -55,12 +55,13 @@ def lint(config: str | None, data: str | None, image_ids: tuple[str, ...], fix: 
         raise SystemExit(1)
 
 
-def _commands(image_id: str, changes: list[dict[str, str]]) -> list[str]:
+def _commands(image_id: str, fixes: list[list[dict[str, str]]]) -> list[str]:
     """The changes as commands of the OpenStack client: first what is set, so that nothing is lost between."""
     options: dict[str, list[str]] = {"set": [], "unset": []}
-    for change in changes:
-        name = change["path"][1:].replace("~1", "/").replace("~0", "~")
-        verb, text = ("unset", name) if change["op"] == "remove" else ("set", f"{name}={change['value']}")
-        if text.isprintable():  # a terminal obeys the rest
-            options[verb] += ["--property", shlex.quote(text)]
+    for fix in fixes:
+        if all(text.isprintable() for change in fix for text in change.values()):  # a terminal obeys the rest
+            for change in fix:
+                name = change["path"][1:].replace("~1", "/").replace("~0", "~")
+                verb, text = ("unset", name) if change["op"] == "remove" else ("set", f"{name}={change['value']}")
+                options[verb] += ["--property", shlex.quote(text)]
     return [f"openstack image {verb} {' '.join(given)} {image_id}" for verb, given in options.items() if given]
