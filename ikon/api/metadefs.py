@@ -81,8 +81,8 @@ def _filled(namespace: Namespace, entries: Sequence[Entry], resource_type: str |
     prefix = next((metadefs.prefix_of(entry) for entry in types if entry.name == resource_type), "")
     shown = {
         "resource_type_associations": [_association(entry) for entry in types],
-        "properties": {prefix + entry.name: entry.value for entry in sorted(properties, key=lambda entry: entry.name)},
-        "objects": [_object(namespace.namespace, entry, prefix=prefix) for entry in reversed(objects)],
+        "properties": {prefix + entry.name: entry.value for entry in _by_name(properties)},
+        "objects": [_object(namespace.namespace, entry, prefix=prefix) for entry in _by_name(objects)],
         "tags": [{"name": entry.name} for entry in reversed(tags)],
     }
     return _namespace(namespace) | {name: value for name, value in shown.items() if value}
@@ -95,6 +95,10 @@ def _made(namespace: Namespace, entries: Sequence[Entry]) -> dict[str, Any]:
     shown = {name: [{"name": entry.name, **msgspec.to_builtins(entry.value)} for entry in group] for name, group in named.items()}
     shown |= {"properties": {entry.name: entry.value for entry in properties}}  # type: ignore[dict-item]
     return _namespace(namespace) | {name: value for name, value in shown.items() if value}
+
+
+def _by_name(entries: Sequence[Entry]) -> list[Entry]:
+    return sorted(entries, key=lambda entry: entry.name)
 
 
 def _parted(entries: Sequence[Entry]) -> list[list[Entry]]:
@@ -186,9 +190,9 @@ async def _cleared(request: Request, kind: Kind) -> Response:
 
 
 async def browse_objects(request: Request) -> Response:
-    """GET /v2/metadefs/namespaces/{namespace}/objects: all of them, newest first."""
-    namespace, found = request.segments["namespace"], await _entries(request, "object")
-    return _answer(request, {"objects": [_object(namespace, entry) for entry in reversed(found)], "schema": "v2/schemas/metadefs/objects"})
+    """GET /v2/metadefs/namespaces/{namespace}/objects: all of them, by name."""
+    namespace, found = request.segments["namespace"], _by_name(await _entries(request, "object"))
+    return _answer(request, {"objects": [_object(namespace, entry) for entry in found], "schema": "v2/schemas/metadefs/objects"})
 
 
 async def add_object(request: Request) -> Response:
@@ -222,7 +226,7 @@ def _property(entry: Entry) -> dict[str, Any]:
 
 async def browse_properties(request: Request) -> Response:
     """GET /v2/metadefs/namespaces/{namespace}/properties: all of them, by name."""
-    found = sorted(await _entries(request, "property"), key=lambda entry: entry.name)
+    found = _by_name(await _entries(request, "property"))
     return _answer(request, {"properties": {entry.name: _property(entry) for entry in found}})
 
 

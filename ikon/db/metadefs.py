@@ -142,7 +142,10 @@ def _behind(column: sa.Column[Any], ascending: bool, value: Any, n: int) -> sa.C
     if value is None:
         later = column.is_not(None) if ascending else sa.false()
         return sa.or_(later, sa.and_(column.is_(None), further))
-    later = column > value if ascending else column < value
+    if isinstance(value, bool):
+        later = column != value if value != ascending else sa.false()
+    else:
+        later = column > value if ascending else column < value
     if column.nullable and not ascending:
         later = sa.or_(later, column.is_(None))
     return sa.or_(later, sa.and_(column == value, further))

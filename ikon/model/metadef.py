@@ -172,13 +172,10 @@ def parse_tree(body: Any) -> Tree:
     if nulls := [name for name, value in fields.items() if value is None]:
         raise schema_problem(f"{nulls[0]}: null is no value; leave the field out", "namespace")
     entries = [
-        *(_named("object", item, "namespace", f"objects[{at}]: ") for at, item in enumerate(_list(fields, "objects"))),
+        *_inner(fields, "object", "objects"),
         *(_keyed(name, item) for name, item in _mapping(fields, "properties").items()),
-        *(_named("tag", item, "namespace", f"tags[{at}]: ") for at, item in enumerate(_list(fields, "tags"))),
-        *(
-            _named("resource_type", item, "namespace", f"resource_type_associations[{at}]: ")
-            for at, item in enumerate(_list(fields, "resource_type_associations"))
-        ),
+        *_inner(fields, "tag", "tags"),
+        *_inner(fields, "resource_type", "resource_type_associations"),
     ]
     about = _convert(fields, About, "namespace")
     check_name("namespace", about.namespace, "namespace")
@@ -189,7 +186,7 @@ def parse_tree(body: Any) -> Tree:
 
 def parse_entry(kind: Kind, body: Any) -> Entry:
     """One entry with its name. Raises BadRequest, BadValue or ReadOnly naming the field."""
-    return _named(kind, body, SCHEMAS[kind])
+    return _named(kind, _fields(body, SCHEMAS[kind]), SCHEMAS[kind])
 
 
 def parse_tag(name: str) -> Entry:
@@ -206,9 +203,6 @@ def parse_tags(body: Any) -> list[Entry]:
     if fields:
         raise schema_problem(f"Object contains unknown field `{next(iter(fields))}`", "tags")
     check_room("tag", len(tags), 0)
-    for item in tags:
-        if isinstance(item, dict) and (more := item.keys() - {"name"}):
-            raise schema_problem(f"tags: Object contains unknown field `{min(more)}`", "tags")
     return [_named("tag", item, "tags", f"tags[{at}]: ") for at, item in enumerate(tags)]
 
 
@@ -267,15 +261,9 @@ def _fields(body: Any, schema: str) -> dict[str, Any]:
     """The fields of a body, cleaned, if none of them is the server's."""
     if not isinstance(body, dict):
         raise BadRequest(f"Unexpected body type. Expected an object that matches schema '{schema}'.")
-    if schema != "tags":
-        _refuse_read_only(body)
+    if schema != "tags" and (named := READ_ONLY & body.keys()):
+        raise ReadOnly(f"Attribute '{min(named)}' is read-only.")
     return dict(_cleaned(body, schema, ""))
-
-
-def _refuse_read_only(fields: dict[str, Any]) -> None:
-    for name in fields:
-        if name in READ_ONLY:
-            raise ReadOnly(f"Attribute '{name}' is read-only.")
 
 
 def _cleaned(value: Any, schema: str, where: str) -> Any:
@@ -293,6 +281,15 @@ def _cleaned(value: Any, schema: str, where: str) -> Any:
             raise schema_problem(f"{where}: a number beyond 64 bits", schema)
         return int(value) if value == int(value) else value
     return value
+
+
+def _inner(fields: dict[str, Any], kind: Kind, field: str) -> list[Entry]:
+    """The entries in a list of a namespace; what the server says of them is let pass, so that what was read can be sent again."""
+    found = []
+    for at, item in enumerate(_list(fields, field)):
+        said = {name: value for name, value in item.items() if name not in READ_ONLY} if isinstance(item, dict) else item
+        found.append(_named(kind, said, "namespace", f"{field}[{at}]: "))
+    return found
 
 
 def _list(fields: dict[str, Any], name: str, schema: str = "namespace") -> list[Any]:
@@ -313,8 +310,7 @@ def _named(kind: Kind, body: Any, schema: str, where: str = "") -> Entry:
     """An entry that says its name itself."""
     if not isinstance(body, dict):
         raise schema_problem(f"{where}Expected an object", schema)
-    _refuse_read_only(body)
-    fields = dict(_cleaned(body, schema, where))
+    fields = dict(body)
     if "name" not in fields:
         raise schema_problem(f"{where}Object missing required field `name`", schema)
     name = fields.pop("name")

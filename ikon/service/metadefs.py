@@ -116,10 +116,17 @@ async def browse(kit: Kit, ctx: Context, listing: Listing) -> tuple[list[Filled]
 
 def _browse(conn: Connection, ctx: Context, listing: Listing) -> tuple[list[Filled], str | None]:
     marker = reachable(conn, ctx, listing.marker) if listing.marker is not None else None
-    found = metadefs.page(conn, ctx, listing, marker)
-    shown = [namespace for namespace in found if policy.allows(ctx, "get_metadef_namespace", namespace)]
+    shown: list[Namespace] = []
+    while len(shown) < listing.limit:  # once, unless an operator's rules hide some of what was found
+        found = metadefs.page(conn, ctx, listing, marker)
+        shown += [namespace for namespace in found if policy.allows(ctx, "get_metadef_namespace", namespace)]
+        if len(found) < listing.limit:
+            break
+        marker = found[-1]
+    full = len(shown) >= listing.limit
+    shown = shown[: listing.limit]
     inside = metadefs.entries(conn, shown, "resource_type")
-    return [(namespace, inside[namespace.n]) for namespace in shown], found[-1].namespace if len(found) == listing.limit else None
+    return [(namespace, inside[namespace.n]) for namespace in shown], shown[-1].namespace if full else None
 
 
 async def show(kit: Kit, ctx: Context, name: str) -> Filled:

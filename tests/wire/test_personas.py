@@ -185,7 +185,10 @@ def test_the_tables_know_every_route_that_asks_who_is_there() -> None:
             for had, path in known
         )
 
-    asked = [(method, pattern) for pattern, handlers in ROUTES.items() if pattern.startswith(("/v2/", "/ikon/")) for method in handlers]
+    patterns = [
+        each for each in ROUTES if each.startswith(("/v2/", "/ikon/")) and "metadefs" not in each
+    ]  # test_metadef_personas has those
+    asked = [(method, pattern) for pattern in patterns for method in ROUTES[pattern]]
     assert [route for route in asked if not is_known(*route)] == []
 
 
