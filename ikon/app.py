@@ -140,7 +140,7 @@ def prepare(settings: Settings) -> int | None:
             stale.unlink(missing_ok=True)  # of processes that have ended: the lock proves it
     engine = make_engine(settings.database)
     try:
-        schema.require(engine, metadef_files.stock)
+        schema.require(engine, metadef_files.stock if settings.metadefs.catalogue else None)
     finally:
         engine.dispose()
     # what these cannot work with is said now, once, and not by each server process

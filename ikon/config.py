@@ -147,8 +147,11 @@ class Trash(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Metadefs(Struct, frozen=True, forbid_unknown_fields=True):
-    """What metadata definitions do."""
+    """What metadata definitions there are, and what they do."""
 
+    catalogue: Annotated[bool, Meta(description="Give a new embedded database the common definitions, as `ikon metadefs load` would.")] = (
+        True
+    )
     check: Annotated[
         Literal["off", "warn", "refuse"],
         Meta(
@@ -368,7 +371,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         default_factory=dict
     )
     jobs: Annotated[Jobs, Meta(description="Work that outlives a request.")] = Jobs()
-    metadefs: Annotated[Metadefs, Meta(description="What metadata definitions do.")] = Metadefs()
+    metadefs: Annotated[Metadefs, Meta(description="What metadata definitions there are, and what they do.")] = Metadefs()
     conversion: Annotated[Conversion, Meta(description="What imported images are converted to, and what that may use.")] = Conversion()
     trash: Annotated[Trash, Meta(description="What becomes of deleted images.")] = Trash()
     events: Annotated[Events, Meta(description="Who is told of what happens to images.")] = field(default_factory=Events)

@@ -24,7 +24,8 @@ def upgrade(config: str | None, data: str | None, database: str | None) -> None:
     """Bring the schema to what this version needs. Safe to repeat; servers may run meanwhile, except on SQLite."""
     chosen = settings(config, data=data, database=database)
     _alone(chosen)
-    click.echo(f"The schema is at {schema.upgrade(make_engine(chosen.database), metadef_files.stock)}")
+    stock = metadef_files.stock if chosen.metadefs.catalogue else None
+    click.echo(f"The schema is at {schema.upgrade(make_engine(chosen.database), stock)}")
 
 
 @db.command()

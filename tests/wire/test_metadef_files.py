@@ -165,6 +165,12 @@ def test_large_namespaces_go_in_and_out(ikon: Ikon, tmp_path: Path) -> None:
     assert done(ikon, "remove", "Large") == ["Namespace Large is removed"]
 
 
+def test_a_new_server_has_no_definitions_where_the_setting_says_so(tmp_path: Path) -> None:
+    with Ikon(tmp_path / "bare", metadefs={"catalogue": False}) as bare:
+        assert done(bare, "list") == []
+        assert done(bare, "load", CATALOGUE / "compute-watchdog.json") == ["loaded\tOS::Compute::Watchdog"]
+
+
 # [metadefs] check = "refuse"
 
 
