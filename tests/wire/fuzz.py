@@ -18,10 +18,41 @@ ODD = [
     "00000000-0000-0000-0000-000000000000", "os_glance_x", "__proto__", "x" * 255, "one", "two", "os_glance_staging_store",
 ]  # fmt: skip
 NAMES = [
-    "name", "id", "status", "visibility", "protected", "os_hidden", "owner", "disk_format", "container_format", "min_disk", "min_ram", "tags", "size", "virtual_size", "checksum", "member",
-    "os_hash_value", "os_hash_algo", "created_at", "updated_at", "locations", "deleted", "kernel_id", "ramdisk_id", "stores", "self", "os_glance_import_task", "k", "x", "", "a/b",
-]  # fmt: skip
-PARAMETERS = [*NAMES, "limit", "marker", "sort", "sort_key", "sort_dir", "tag", "member_status", "size_min", "size_max", "min_ram_min", "changes-since", "prefer", "_method", "properties", "members", "foo_min"]  # fmt: skip
+    "name",
+    "id",
+    "status",
+    "visibility",
+    "protected",
+    "os_hidden",
+    "owner",
+    "disk_format",
+    "container_format",
+    "min_disk",
+    "min_ram",
+    "tags",
+    "size",
+    "virtual_size",
+    "checksum",
+    "member",
+    "os_hash_value",
+    "os_hash_algo",
+    "created_at",
+    "updated_at",
+    "locations",
+    "deleted",
+    "kernel_id",
+    "ramdisk_id",
+    "stores",
+    "self",
+    "os_glance_import_task",
+    "k",
+    "x",
+    "",
+    "a/b",
+]
+#: Fields of metadata definitions.
+DEFINED = ["namespace", "namespace", "name", "name", "title", "type", "properties", "objects", "tags", "resource_type_associations", "prefix", "required", "enum", "items", "default", "minimum", "minLength"]  # fmt: skip
+PARAMETERS = [*NAMES, "limit", "marker", "sort", "sort_key", "sort_dir", "tag", "member_status", "size_min", "size_max", "min_ram_min", "changes-since", "prefer", "_method", "properties", "members", "foo_min", "resource_types", "resource_type"]  # fmt: skip
 WORDS = [
     "active",
     "queued",
@@ -46,7 +77,7 @@ PATHS = [
     *(re.sub(r"\{(?!id\})\w+\}", "{word}", pattern) for pattern in [*ROUTES, *(each for each in ROUTES if "{" in each)]),
     *["/v2/images"] * 3, "/v2", "/v2/{word}", "/{word}", "/{word}/{word}", "/v2/info/{word}", "/v2/schemas/{word}", "/v2/images/{id}/{word}",
 ]  # fmt: skip
-SEGMENTS = ["deactivate", "reactivate", "one", "two", "x", "home", "stores", "image", "members"]
+SEGMENTS = ["x", "x", "deactivate", "reactivate", "one", "two", "x", "home", "stores", "image", "members"]
 HEADERS = [
     "Accept", "Content-Type", "If-Match", "Range", "Content-Range", "X-Image-Meta-Store", "X-Openstack-Image-Size", "X-Openstack-Request-ID", "X-Roles", "X-Project-Id", "X-User-Id",
     "X-Identity-Status", "OpenStack-System-Scope", "X-Domain-Id", "Expect", "Host", "Origin", "Accept-Language", "Cookie", "X-Forwarded-Proto", "X-HTTP-Method-Override", "Upgrade",
@@ -104,7 +135,7 @@ class Fuzz:
             return None
         if kind < 0.35:
             return self.random.randbytes(self.random.randrange(300))
-        value = self.operations() if kind < 0.65 else self.fields() if kind < 0.9 else self.value(4)
+        value = self.operations() if kind < 0.6 else self.fields() if kind < 0.75 else self.definition(3) if kind < 0.9 else self.value(4)
         text = json.dumps(value, ensure_ascii=self.random.random() < 0.5).encode("utf-8", "surrogatepass")
         if self.random.random() < 0.1:
             at = self.random.randrange(len(text) + 1)
@@ -114,6 +145,16 @@ class Fuzz:
     def fields(self) -> dict[str, Any]:
         """What could be an image."""
         return {self.random.choice(NAMES if self.random.random() < 0.8 else ODD): self.value(2) for _ in range(self.random.randrange(5))}
+
+    def definition(self, depth: int) -> dict[str, Any]:
+        """What could be a namespace of definitions, or something in one; many are called "x"."""
+        made: dict[str, Any] = {}
+        for name in self.random.sample(DEFINED, self.random.randrange(1, 7)):
+            inside = [self.definition(depth - 1) for _ in range(self.random.randrange(3))] if depth else []
+            keyed = {self.random.choice(NAMES): each for each in inside}
+            likely = {"namespace": "x", "name": "x", "title": "x", "type": "string", "properties": keyed}.get(name, inside)
+            made[name] = likely if self.random.random() < 0.8 else self.value(1)
+        return made
 
     def operations(self) -> list[Any]:
         """What could be a patch."""

@@ -12,6 +12,7 @@ LARGEST = 2**31 - 1
 TYPES: dict[str, type | tuple[type, ...]] = {
     "string": str,
     "integer": int,
+    "number": (int, float),
     "boolean": bool,
     "array": list,
     "object": dict,
@@ -49,6 +50,7 @@ class Grammar:
             "null": None,
             "string": self.text(schema.get("maxLength", 255)),
             "integer": self.random.choice([0, 1, 7, LARGEST]),
+            "number": self.random.choice([0, -1, 0.5, LARGEST]),
             "boolean": self.random.random() < 0.5,
             "object": {},
         }[kind]
@@ -83,7 +85,9 @@ class Grammar:
 
 def invalid(value: Any, schema: dict[str, Any], path: str = "$") -> str | None:
     """Where a value is not what the schema says; None where it is."""
-    if not any(isinstance(value, TYPES[kind]) and not (kind == "integer" and isinstance(value, bool)) for kind in kinds(schema)):
+    if not any(
+        isinstance(value, TYPES[kind]) and not (kind in ("integer", "number") and isinstance(value, bool)) for kind in kinds(schema)
+    ):
         return f"{path} is {value!r:.60}, and should be of {kinds(schema)}"
     if "enum" in schema and value not in schema["enum"]:
         return f"{path} is {value!r:.60}, and should be one of {schema['enum']}"
