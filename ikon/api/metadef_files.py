@@ -42,8 +42,11 @@ async def browse(request: Request) -> Response:
 
 
 async def load(request: Request) -> Response:
-    """POST /ikon/v1/metadefs: bring in a namespace, in the form of its file. `existing` says what becomes of one that is there:
-    skip, merge, prefer-new or overwrite. The answer names the outcome: loaded, skipped, changed or unchanged."""
+    """POST /ikon/v1/metadefs: load a namespace, in the form of its file; if it is there, `existing=` skip, merge, prefer-new or overwrite.
+
+    The answer names the outcome: loaded, skipped, changed or unchanged.
+    """
+    metadef_files.require(request.ctx)
     existing = definition_file.existing(dict(request.params()).get("existing", "skip"))
     tree = definition_file.parse(await request.json_body(FILE_BYTES))
     outcome = await metadef_files.load(request.kit, request.ctx, tree, existing)

@@ -109,7 +109,7 @@ class Definitions:
             name,
             "missing",
             f"{name} is missing: {group.name} of {group.namespace} requires it beside {used}",
-            f"set {name}" + (f", {default!r} unless you know better" if default is not None else f", or remove {used}"),
+            f"set {name}" + (f", {short(default)} unless you know better" if default is not None else f", or remove {used}"),
             group.namespace,
             ({"op": "add", "path": _path(name), "value": default},) if default is not None else (),
         )

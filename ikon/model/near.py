@@ -6,11 +6,14 @@ and only what fingers do counts: a letter too many, too few, two exchanged, a wr
 
 import re
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 #: Letters and digits that a name has at least, to be taken for a misspelt one.
 SHORTEST = 6
 #: Known names that one unknown name is compared with at most, so that no set of definitions makes a look-up long.
 MOST_COMPARED = 200
+#: Allowed values that a wrong one is compared with at most.
+MOST_VALUES = 1000
 #: Characters of a name that is looked up; nobody misspells a longer one by a letter.
 LONGEST = 100
 
@@ -39,8 +42,8 @@ class Names:
         if not near:
             return None
         best = min(distance for distance, _ in near)
-        nearest = [known for distance, known in near if distance == best]
-        return nearest[0] if len(nearest) == 1 else None
+        closest = [known for distance, known in near if distance == best]
+        return closest[0] if len(closest) == 1 else None
 
     def _candidates(self, text: str) -> Iterator[str]:
         seen: set[str] = set()
@@ -60,10 +63,10 @@ def nearest(value: str, allowed: Iterable[str]) -> str | None:
     """The one of the allowed values that `value` comes nearest to, if that is near at all."""
     if len(value) > LONGEST:
         return None
-    found = [(_distance(value.lower(), one.lower(), 2), one) for one in allowed]
+    found = [(_distance(value.lower(), one.lower(), 2), one) for one in islice(allowed, MOST_VALUES)]
     best = min((distance for distance, _ in found), default=99)
-    nearest = [one for distance, one in found if distance == best]
-    return nearest[0] if len(nearest) == 1 and best <= min(2, len(value) // 3) else None
+    closest = [one for distance, one in found if distance == best]
+    return closest[0] if len(closest) == 1 and best <= min(2, len(value) // 3) else None
 
 
 def _squeezed(name: str) -> str:

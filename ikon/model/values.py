@@ -187,7 +187,7 @@ def _span(least: Any, most: Any) -> str:
 
 def listed(values: Sequence[str]) -> str:
     """Values that are allowed, the first dozen by name."""
-    named = ", ".join(values[:MOST_NAMED])
+    named = ", ".join(value if len(value) <= 60 else f"{value[:60]}..." for value in values[:MOST_NAMED])
     return named if len(values) <= MOST_NAMED else f"{named} and {len(values) - MOST_NAMED} more"
 
 

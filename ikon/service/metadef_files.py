@@ -21,9 +21,14 @@ from ikon.service.metadefs import RULES, Filled, plant, put_in, uproot
 CATALOGUE = Path(ikon.__file__).parent / "catalogue"
 
 
+def require(ctx: Context) -> None:
+    """Raises Forbidden for who may not work on whole namespaces; asked before a file of megabytes is read, too."""
+    policy.require(ctx, "manage_metadefs")
+
+
 async def load(kit: Kit, ctx: Context, tree: Tree, existing: Existing) -> Outcome:
     """Bring in one namespace, all of it or nothing. Raises Forbidden, QuotaExceeded."""
-    policy.require(ctx, "manage_metadefs")
+    require(ctx)
     try:
         outcome = await kit.db.write(lay, ctx, tree, existing)
     except Conflict:  # somebody else made it in the meantime: now it is there
@@ -70,7 +75,7 @@ def _differences(before: Sequence[Entry], after: Sequence[Entry]) -> tuple[list[
 
 async def browse(kit: Kit, ctx: Context, after: str) -> list[tuple[Namespace, dict[Kind, int]]]:
     """One page of all namespaces, by name, behind the name `after`, and how many entries of each kind they have. Raises Forbidden."""
-    policy.require(ctx, "manage_metadefs")
+    require(ctx)
     return await kit.db.read(_browse, after, kit.settings.limits.page_max)
 
 
@@ -82,7 +87,7 @@ def _browse(conn: Connection, after: str, limit: int) -> list[tuple[Namespace, d
 
 async def show(kit: Kit, ctx: Context, name: str) -> Filled:
     """A namespace with all that is in it. Raises NotFound, Forbidden."""
-    policy.require(ctx, "manage_metadefs")
+    require(ctx)
     return await kit.db.read(_show, name)
 
 
@@ -99,7 +104,7 @@ def _existing(namespace: Namespace | None, name: str) -> Namespace:
 
 async def remove(kit: Kit, ctx: Context, name: str, *, protected: bool) -> None:
     """Take a namespace away with all that is in it. protected: even a protected one. Raises NotFound, Forbidden."""
-    policy.require(ctx, "manage_metadefs")
+    require(ctx)
     await kit.db.write(_remove, ctx, name, protected)
     log.get().info("namespace deleted", namespace=name, request=ctx.request_id)
 
