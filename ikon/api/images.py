@@ -87,10 +87,10 @@ async def look(request: Request) -> Response:
 
 def _warned(warnings: Sequence[str]) -> dict[str, str]:
     """Warnings in the form of RFC 7234, 5.5."""
-    return {"Warning": ", ".join(f'299 ikon "{quoted(text)}"' for text in warnings)} if warnings else {}
+    return {"Warning": ", ".join(f'299 ikon "{_quoted(text)}"' for text in warnings)} if warnings else {}
 
 
-def quoted(text: str) -> str:
+def _quoted(text: str) -> str:
     """A text inside the quotes of a header: printable ASCII."""
     return "".join(letter if " " <= letter <= "~" else "?" for letter in text).replace("\\", "\\\\").replace('"', '\\"')
 

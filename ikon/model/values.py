@@ -1,5 +1,6 @@
 """What a definition has against a value. Values of images' properties are text: what they mean is for the definition's type to say."""
 
+import contextlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
@@ -73,10 +74,8 @@ def _parts(value: str, operator: str | None) -> list[str]:
     if operator is not None:
         return value.replace(operator, " ").split()
     if value.startswith("["):
-        try:
+        with contextlib.suppress(msgspec.MsgspecError, RecursionError):
             return [one if isinstance(one, str) else msgspec.json.encode(one).decode() for one in msgspec.json.decode(value, type=list)]
-        except msgspec.MsgspecError:
-            pass
     return [part.strip() for part in value.split(",")] if value.strip() else []
 
 
@@ -102,7 +101,7 @@ def _within(number: float, value: str, says: Mapping[str, Any], what: str) -> Fa
 
 
 def _boolean(value: str, says: Mapping[str, Any]) -> Fault | None:
-    if value.lower() in TRUE + FALSE:
+    if _truth(value) is not None:
         return None
     return Fault("type", "is neither true nor false", allowed=("true", "false"))
 
@@ -119,7 +118,8 @@ def _text(value: str, says: Mapping[str, Any]) -> Fault | None:
     least, most = says.get("minLength") or 0, says.get("maxLength")
     if len(value) < least or (most is not None and len(value) > most):
         return Fault("value", f"has {len(value)} characters", f"a text of {_span(least, most)} characters")
-    fault = _listed_only(value, says, lambda one: _same_truth(one, value, says["enum"]))
+    truth = _truth(value) if all(_truth(one) is not None for one in says.get("enum") or ()) else None  # there Nova takes `True` for `yes`
+    fault = _listed_only(value, says, lambda one: truth is not None and _truth(one) == truth)
     pattern = says.get("pattern")
     if fault or pattern is None or matches(pattern, value):
         return fault
@@ -130,18 +130,16 @@ def _listed_only(value: str, says: Mapping[str, Any], same: Callable[[str], bool
     allowed = says.get("enum")
     if allowed is None:
         return None
-    texts = tuple(one if isinstance(one, str) else msgspec.json.encode(one).decode() for one in allowed)
+    texts = tuple(map(str, allowed))
     if value in texts or any(same(one) for one in texts):
         return None
     return Fault("value", "is none of the values that are allowed", allowed=texts)
 
 
-def _same_truth(one: str, value: str, allowed: Sequence[Any]) -> bool:
-    """Whether an allowed word and a value say the same, in a list of words for true and false alone: there Nova takes `True` for `yes`."""
-    low, word = value.lower(), one.lower()
-    if not all(isinstance(each, str) and each.lower() in TRUE + FALSE for each in allowed):
-        return False
-    return (low in TRUE and word in TRUE) or (low in FALSE and word in FALSE)
+def _truth(word: object) -> bool | None:
+    """What a word for true or false says, None: it is none."""
+    low = str(word).lower()
+    return True if low in TRUE else False if low in FALSE else None
 
 
 @lru_cache(maxsize=512)
