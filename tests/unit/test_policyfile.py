@@ -11,7 +11,9 @@ import pytest
 from ikon import policyfile
 from ikon.cli.policy import _image
 from ikon.context import Context
-from ikon.model.image import visible
+from ikon.model import metadef
+from ikon.model.image import Image, visible
+from ikon.model.metadef import Namespace
 from ikon.policy import RULES
 from ikon.policyfile import PolicyFile
 from ikon.problems import StartError
@@ -28,6 +30,11 @@ IMAGES = [
     for owner, visibility, partner in itertools.product(("home", "away"), ("public", "community", "shared", "private"), (None, "partner"))
 ]
 
+NAMESPACES = [
+    Namespace(1, "NS", None, None, visibility, False, owner, 0, 0, 1)
+    for owner, visibility in itertools.product(("home", "away"), ("public", "private"))
+]
+
 
 def written(tmp_path: Path, text: str) -> str:
     path = tmp_path / "policy.yaml"
@@ -38,13 +45,25 @@ def written(tmp_path: Path, text: str) -> str:
 def test_ikons_rules_mean_in_openstacks_form_what_they_do() -> None:
     told = PolicyFile("")._enforcer
     compared = 0
-    for name, ctx, image, member in itertools.product(RULES, CALLERS, (None, *IMAGES), (None, "partner", "home")):
-        if (image is None and member is not None) or (image is not None and not visible(ctx, image)):
+    for name, ctx, image, member in itertools.product(RULES, CALLERS, (None, *IMAGES, *NAMESPACES), (None, "partner", "home")):
+        if (not isinstance(image, Image) and member is not None) or (isinstance(image, Image) and not visible(ctx, image)):
+            continue
+        if isinstance(image, Namespace) and ("metadef" not in name or not metadef.visible(ctx, image)):
             continue
         about = policyfile.target(ctx, image, member), policyfile.credentials(ctx)
         assert bool(told.enforce(name, *about)) == RULES[name].holds(ctx, image, member), (name, ctx, image, member)
         compared += 1
     assert compared > 5_000
+
+
+def test_a_file_that_says_who_writes_definitions_is_followed_by_all_rules_that_name_it(tmp_path: Path) -> None:
+    file = PolicyFile(written(tmp_path, '"metadef_admin": "role:librarian"\n"get_metadef_tags": "\'public\':%(visibility)s"\n'))
+    librarian, admin = (Context("user", "home", roles=frozenset((role, "reader"))) for role in ("librarian", "admin"))
+
+    for rule in ("add_metadef_namespace", "modify_metadef_object", "delete_metadef_tags"):
+        assert [file.holds(rule, who, NAMESPACES[0], None) for who in (librarian, admin)] == [True, False]
+    assert [file.holds("get_metadef_namespace", who, NAMESPACES[3], None) for who in (librarian, admin)] == [False, True]
+    assert [file.holds("get_metadef_tags", librarian, each, None) for each in NAMESPACES] == [True, False, True, False]
 
 
 BUILDER = Context("user", "home", roles=frozenset(("builder", "reader")))

@@ -28,15 +28,22 @@ PATHS = {  # every path of this API, with what it allows
     "/v2/schemas/member": "GET, HEAD, OPTIONS",
     "/v2/schemas/members": "GET, HEAD, OPTIONS",
     "/v2/tenants": "GET, HEAD, OPTIONS",
+    "/v2/metadefs/namespaces": "GET, HEAD, OPTIONS, POST",
+    "/v2/metadefs/namespaces/x": "DELETE, GET, HEAD, OPTIONS, PUT",
+    **{f"/v2/metadefs/namespaces/x/{part}": "DELETE, GET, HEAD, OPTIONS, POST" for part in ("objects", "properties", "tags")},
+    **{f"/v2/metadefs/namespaces/x/{part}/y": "DELETE, GET, HEAD, OPTIONS, PUT" for part in ("objects", "properties")},
+    "/v2/metadefs/namespaces/x/tags/y": "DELETE, GET, HEAD, OPTIONS, POST, PUT",
+    "/v2/metadefs/namespaces/x/resource_types": "GET, HEAD, OPTIONS, POST",
+    "/v2/metadefs/namespaces/x/resource_types/y": "DELETE, OPTIONS",
+    "/v2/metadefs/resource_types": "GET, HEAD, OPTIONS",
+    "/v2/schemas/metadefs/namespace": "GET, HEAD, OPTIONS",
 }
 LATER = [  # paths of the Image API that this server does not serve yet
     ("GET", "/v2/images/{id}/locations"),
     ("POST", "/v2/images/{id}/locations"),
     ("GET", "/v2/cache"),
     ("POST", "/v2/cache/clean"),
-    ("GET", "/v2/metadefs/namespaces"),
     ("GET", "/v2/info/usage"),
-    ("GET", "/v2/schemas/metadefs/namespace"),
 ]
 
 

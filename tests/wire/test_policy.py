@@ -15,6 +15,9 @@ RULES = {
     "get_image": "rule:context_is_admin or (role:reader and not 'yes':%(secret)s)",
     "publicize_image": "rule:context_is_admin or role:publisher",
     "tasks_api_access": "!",
+    "metadef_admin": "role:librarian",
+    "get_metadef_namespace": "rule:context_is_admin or (role:reader and 'public':%(visibility)s and not 'secret':%(description)s)",
+    "get_metadef_objects": "rule:metadef_admin",
 }
 
 
@@ -68,3 +71,31 @@ def test_the_operator_at_the_socket_is_held_back_by_no_rule(ikon: Ikon) -> None:
     done = subprocess.run([COMMAND, "jobs", "list", "--config", ikon.config], env=os.environ, capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+LIBRARIAN = Persona("library", "librarian,reader")
+N = "/v2/metadefs/namespaces"
+
+
+def test_a_role_of_the_operators_own_writes_definitions_and_administrators_do_not(ikon: Ikon) -> None:
+    made = ikon.post(N, {"namespace": "NS", "visibility": "public", "tags": [{"name": "t"}]}, who=LIBRARIAN)
+
+    assert made.status == 201
+    assert ikon.post(N, {"namespace": "other"}, who=Persona("operators", "cloud_admin,reader")).status == 403
+    assert ikon.get(f"{N}/NS/tags", who=someone()).status == 200
+    refused = ikon.get(f"{N}/NS", who=someone())
+    assert (refused.status, "get_metadef_objects" in refused.message) == (403, True)
+    assert ikon.get(f"{N}/NS", who=LIBRARIAN).status == 200
+
+
+def test_namespaces_that_a_rule_hides_are_in_no_list_and_pages_are_full_without_them(ikon: Ikon) -> None:
+    for n in range(9):
+        hidden = {"description": "secret"} if n % 3 else {}
+        assert ikon.post(N, {"namespace": f"hide-{n}", "visibility": "public"} | hidden, who=LIBRARIAN).status == 201
+
+    first = ikon.get(f"{N}?limit=2", who=someone()).json
+    second = ikon.get(first["next"], who=someone()).json
+
+    assert [each["namespace"] for each in first["namespaces"] + second["namespaces"]][:3] == ["hide-6", "hide-3", "hide-0"]
+    assert ikon.get(f"{N}/hide-1", who=someone()).status == 404
+    assert ikon.get(f"{N}?marker=hide-1", who=someone()).status == 404
