@@ -21,7 +21,7 @@ from typing import Any
 sys.dont_write_bytecode = True
 sys.path[:0] = [str(Path(__file__).resolve().parent), str(Path(__file__).resolve().parents[1])]
 
-from sides import CHECKOUT, Rabbit, free_port  # noqa: E402
+from services import CHECKOUT, Service, free_port  # noqa: E402
 from sqlalchemy import Connection  # noqa: E402
 
 from ikon import log  # noqa: E402
@@ -110,7 +110,7 @@ def main() -> None:
         p.add_argument(f"--{name}", type=int, default=default)
     args = p.parse_args()
     with tempfile.TemporaryDirectory(prefix="ikon-bench-", dir=os.environ.get("TMPDIR")) as directory, contextlib.ExitStack() as stack:
-        port, rabbit = free_port(), Rabbit(CHECKOUT / ".state/bench")
+        port, rabbit = free_port(), Service("rabbitmq", CHECKOUT / ".state/bench")
         stack.callback(os.kill, receive(port, args.delay_ms / 1000), 9)
         stack.callback(rabbit.wipe)
         rabbit.start()

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from measure import CORES
-from sides import CHECKOUT, HERE
+from services import CHECKOUT
+from sides import HERE
 
 
 class Journal:

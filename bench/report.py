@@ -188,12 +188,17 @@ def goals(run: Run) -> str:
     return table(["goal", "wanted", "found", ""], rows) if rows else ""
 
 
+def whose(about: Record) -> str:
+    """How requests show whose they are."""
+    return "Keystone tokens" if about.get("identity") == "keystone" else "identity headers"
+
+
 def text(records: Iterable[Record]) -> str:
     run = Run(records)
     a = run.about
     head = [
         f"Ikon {a.get('ikon')} on {a.get('ikon_db')} beside Glance {a.get('glance')} (uWSGI, 4 workers, MariaDB)",
-        f"{a.get('cores')} cores, {a.get('rounds')} rounds, {a.get('images')} images in each, {a.get('date')}",
+        f"{a.get('cores')} cores, {a.get('rounds')} rounds, {a.get('images')} images in each, {whose(a)}, {a.get('date')}",
         "CPU: server and database together. x: median of paired rounds (lowest-highest), over 1 = Ikon better. ~: machine busy otherwise.",
     ]
     failures = [f"FAILED  {r['side']}: {r.get('workload', r['kind'])}, round {r['round'] + 1}: {r['error']}" for r in run.failed]

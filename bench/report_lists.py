@@ -14,7 +14,7 @@ from statistics import median
 from typing import Any
 
 from questions import QUESTIONS, WRITES
-from report import BUSY, number, table
+from report import BUSY, number, table, whose
 
 Record = dict[str, Any]
 #: How many times more lists of 25 a second than upstream, by images.
@@ -158,7 +158,8 @@ def text(records: Iterable[Record]) -> str:
     run = Run(records)
     a = run.about
     head = [
-        f"Ikon {a.get('ikon')} beside Glance {a.get('glance')} (uWSGI, 4 workers, MariaDB), {a.get('cores')} cores, {a.get('date')}",
+        f"Ikon {a.get('ikon')} beside Glance {a.get('glance')} (uWSGI, 4 workers, MariaDB)",
+        f"{a.get('cores')} cores, {whose(a)}, {a.get('date')}",
         "MariaDB has a pool of 1 GiB, PostgreSQL buffers of 1 GiB; both, and SQLite, sync every commit.",
         "CPU: server and database together, of one request. x: over 1 = Ikon better. ~: machine busy otherwise.",
     ]

@@ -4,26 +4,27 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from client import Client, identity
+from cloud import PASSWORD, Cloud
 from measure import Watch, cpu_s
+from services import free_port
 
 HERE = Path(__file__).resolve().parent
-CHECKOUT = HERE.parent
 NAMESPACE = uuid.UUID("6f0f3c1e-0000-4000-8000-000000000000")
 DISTROS = "ubuntu debian fedora centos rocky alma suse arch windows cirros".split()
 
 
 @dataclass
 class Side:
-    """One server. db is the process id of its database server, None when the database is inside."""
+    """One server. db is the process id of its database server, None when the database is inside; cloud: whose tokens it wants."""
 
     name: str
     command: list[str]
@@ -31,11 +32,12 @@ class Side:
     log: Path
     env: dict[str, str]
     db: int | None = None
+    cloud: Cloud | None = None
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
 
     @property
     def client(self) -> Client:
-        return Client(self.port)
+        return Client(self.port, self.cloud)
 
     def watch(self) -> Watch:
         assert self.process
@@ -73,18 +75,13 @@ class Side:
         self.process = None
 
 
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
-
-
 class Upstream:
-    """upstream.sh with its environment, and the one MariaDB that both sides may use."""
+    """upstream.sh with its environment, and the one MariaDB that both sides may use. cloud, memcached: see `ikon`."""
 
-    def __init__(self, state: Path) -> None:
-        self.port, self.db_port, self.state = free_port(), free_port(), state
+    def __init__(self, state: Path, cloud: Cloud | None = None, memcached: str = "") -> None:
+        self.port, self.db_port, self.state, self.cloud = free_port(), free_port(), state, cloud
         self.env = {"STATE": str(state), "UP_PORT": str(self.port), "UP_DB_PORT": str(self.db_port)}
+        self.env |= {"UP_KEYSTONE": cloud.url if cloud else "", "UP_MEMCACHED": memcached}
 
     @property
     def ikon_url(self) -> str:
@@ -100,68 +97,38 @@ class Upstream:
 
     def side(self, db: int) -> Side:
         self.run("prepare")
-        return Side("Glance", [str(HERE / "upstream.sh"), "serve"], self.port, self.state / "upstream.log", self.env, db)
+        return Side("Glance", [str(HERE / "upstream.sh"), "serve"], self.port, self.state / "upstream.log", self.env, db, self.cloud)
 
 
-class Postgres:
-    """A durable PostgreSQL, with buffers of 1 GiB as MariaDB has."""
+def ikon(program: Path, state: Path, database: tuple[str, int] | None, cloud: Cloud | None = None, memcached: str = "") -> Side:
+    """Ikon in an empty data folder; database is the URL of one on a server, and that server's process id; None: the one inside.
 
-    def __init__(self, state: Path) -> None:
-        self.port, self.directory = free_port(), state / "postgres"
-        self.env = {"DIR": str(self.directory), "PORT": str(self.port), "DURABLE": "1", "SHARED_BUFFERS": "1GB"}
-
-    @property
-    def ikon_url(self) -> str:
-        return f"postgresql+psycopg://ikon:secret@127.0.0.1:{self.port}/ikon"
-
-    def start(self) -> int:
-        """Start it with an empty database; its process id."""
-        self.wipe()
-        self._run("install")
-        self._run("start")
-        return int((self.directory / "postgres.pid").read_text())
-
-    def wipe(self) -> None:
-        if self.directory.exists():
-            self._run("stop")
-            shutil.rmtree(self.directory)
-
-    def _run(self, verb: str) -> None:
-        subprocess.run([CHECKOUT / "tests/services/postgres.sh", verb], env=os.environ | self.env, check=True, stdout=subprocess.DEVNULL)
-
-
-class Rabbit:
-    """A RabbitMQ."""
-
-    def __init__(self, state: Path) -> None:
-        self.port, self.directory = free_port(), state / "rabbitmq"
-        self.url = f"amqp://ikon:secret@127.0.0.1:{self.port}/"
-
-    def start(self) -> None:
-        self.wipe()
-        for verb in ("install", "start"):
-            self._run(verb)
-
-    def wipe(self) -> None:
-        if self.directory.exists():
-            self._run("stop")
-            shutil.rmtree(self.directory)
-
-    def _run(self, verb: str) -> None:
-        env = os.environ | {"DIR": str(self.directory), "PORT": str(self.port)}
-        subprocess.run([CHECKOUT / "tests/services/rabbitmq.sh", verb], env=env, check=True, stdout=subprocess.DEVNULL)
-
-
-def ikon(program: Path, state: Path, database: tuple[str, int] | None) -> Side:
-    """Ikon in an empty data folder; database is the URL of one on a server, and that server's process id; None: the one inside."""
+    cloud: whose tokens it looks up; None: it believes identity headers. memcached: HOST:PORT where its processes share what they know.
+    """
     data, port = state / "ikon", free_port()
     shutil.rmtree(data, ignore_errors=True)
     env = {}
     if database:
         env["IKON_DATABASE"] = database[0]
         subprocess.run([program, "db", "upgrade"], env=os.environ | env, check=True, stdout=subprocess.DEVNULL)
-    command = [str(program), "serve", "--data", str(data), "--listen", f"127.0.0.1:{port}", "--identity", "headers"]
-    return Side("Ikon", command, port, state / "ikon.log", env, database[1] if database else None)
+    if cloud:
+        env |= {"IKON_KEYSTONE__URL": cloud.url, "IKON_KEYSTONE__PASSWORD": PASSWORD}
+    if memcached:
+        env |= {"IKON_KEYSTONE__MEMCACHED": memcached, "IKON_KEYSTONE__MEMCACHED_SECRET": PASSWORD}
+    identity = "keystone" if cloud else "headers"
+    command = [str(program), "serve", "--data", str(data), "--listen", f"127.0.0.1:{port}", "--identity", identity]
+    return Side("Ikon", command, port, state / "ikon.log", env, database[1] if database else None, cloud)
+
+
+def keystone_or_not(identity: str, program: Path, state: Path, projects: Iterable[str]) -> Cloud | None:
+    """What `--identity` asks for: a Keystone that knows these projects, or None. Ends the run where Ikon cannot speak to it."""
+    if identity == "headers":
+        return None
+    if subprocess.run(
+        [program.parent / "python", "-c", "import keystoneauth1, pymemcache"], stderr=subprocess.DEVNULL, check=False
+    ).returncode:
+        raise SystemExit("Ikon lacks what speaks to Keystone: run `scripts/install dev` first")
+    return Cloud(state, projects)
 
 
 # ---- the set of images
@@ -169,6 +136,10 @@ def ikon(program: Path, state: Path, database: tuple[str, int] | None) -> Side:
 
 def image_id(i: int) -> str:
     return str(uuid.uuid5(NAMESPACE, str(i)))
+
+
+#: The projects of the set.
+PROJECTS = ["bench", "cloud", *(f"other-{n}" for n in range(50))]
 
 
 def image(i: int) -> tuple[str, dict[str, object]]:

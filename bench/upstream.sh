@@ -9,7 +9,8 @@
 #   upstream.sh wipe       stop MariaDB and remove all but the virtual environment
 #
 # Environment: STATE (state folder), UP_PORT, UP_DB_PORT, UP_PROCESSES (4, the value of upstream's sample file), PYTHON,
-#   UP_SOURCE_PORT (a port that imports may fetch from), UP_CONVERT (raw or qcow2: what imports are converted to; empty: nothing)
+#   UP_KEYSTONE (URL of the Keystone that tokens are looked up at; empty: identity headers are believed), UP_MEMCACHED (HOST:PORT; empty: each
+#   process remembers tokens by itself), UP_SOURCE_PORT (a port that imports may fetch from), UP_CONVERT (raw or qcow2: what imports are converted to; empty: nothing)
 set -euo pipefail
 HERE=$(cd "$(dirname "$0")" && pwd)
 STATE=${STATE:-$(dirname "$HERE")/.state/bench}
@@ -105,7 +106,18 @@ enforce_new_defaults = true
 python_interpreter = $VENV/bin/python
 [paste_deploy]
 config_file = $HOME_DIR/etc/paste.ini
-flavor = headers
+flavor = bench
+[keystone_authtoken]
+www_authenticate_uri = ${UP_KEYSTONE:-}
+auth_url = ${UP_KEYSTONE:-}
+auth_type = password
+username = glance
+password = secret
+project_name = service
+user_domain_id = default
+project_domain_id = default
+service_token_roles_required = true
+memcached_servers = ${UP_MEMCACHED:-}
 CONF
   cat >"$HOME_DIR/etc/glance-image-import.conf" <<CONF
 [image_import_opts]
@@ -116,14 +128,14 @@ allowed_hosts = [${UP_SOURCE_PORT:+127.0.0.1}]
 [image_conversion]
 output_format = ${UP_CONVERT:-raw}
 CONF
-  # No authtoken filter on either side: both servers get the identity headers that keystonemiddleware would set.
-  cat >"$HOME_DIR/etc/paste.ini" <<'CONF'
-[composite:glance-api-headers]
+  # Without Keystone no authtoken filter on either side: both servers get the identity headers that keystonemiddleware would set.
+  cat >"$HOME_DIR/etc/paste.ini" <<CONF
+[composite:glance-api-bench]
 paste.composite_factory = glance.api:root_app_factory
 /: api
 /healthcheck: healthcheck
 [pipeline:api]
-pipeline = cors http_proxy_to_wsgi versionnegotiation context rootapp
+pipeline = cors http_proxy_to_wsgi versionnegotiation ${UP_KEYSTONE:+authtoken} context rootapp
 [composite:rootapp]
 paste.composite_factory = glance.api:root_app_factory
 /: apiversions
@@ -136,6 +148,9 @@ paste.app_factory = glance.api.v2.router:API.factory
 paste.app_factory = oslo_middleware:Healthcheck.app_factory
 [filter:versionnegotiation]
 paste.filter_factory = glance.api.middleware.version_negotiation:VersionNegotiationFilter.factory
+[filter:authtoken]
+paste.filter_factory = keystonemiddleware.auth_token:filter_factory
+delay_auth_decision = true
 [filter:context]
 paste.filter_factory = glance.api.middleware.context:ContextMiddleware.factory
 [filter:cors]
@@ -159,5 +174,5 @@ serve() {
 case ${1:-} in
   install | db | prepare | serve | stop) "$1" ;;
   wipe) stop; rm -rf "$HOME_DIR" "$DB" ;;
-  *) sed -n '2,12s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
+  *) sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2 ;;
 esac

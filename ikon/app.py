@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 
 import uvicorn
 
-from ikon import events, log, policy
+from ikon import events, log, policy, protection
 from ikon.api.deadlines import Limits as HttpLimits
 from ikon.api.door import Door
 from ikon.api.protocol import protocol_class
@@ -22,7 +22,7 @@ from ikon.config import MIB, Settings
 from ikon.db import deliveries, schema, usage
 from ikon.db.engine import Database, make_engine
 from ikon.db.lease import Lease, lock_file
-from ikon.keystone import Keystone
+from ikon.keystone import Keystone, UnifiedLimits
 from ikon.kit import Kit
 from ikon.model.job import Limits
 from ikon.passwords import Passwords
@@ -30,7 +30,9 @@ from ikon.periodic import heartbeat, reaper, teller, updater
 from ikon.periodic.base import Process, every
 from ikon.problems import Problem, StartError
 from ikon.queue import Queue
+from ikon.quota import Quotas
 from ikon.service import metadef_files
+from ikon.signatures import Signatures
 from ikon.stores.registry import open_stores
 from ikon.transfer.fetch import Fetcher
 from ikon.transfer.intake import Intake
@@ -51,19 +53,38 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  #: malloc.h
 @contextlib.asynccontextmanager
 async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> AsyncIterator[Kit]:
     """All parts, ready to work, and let go of in order. processes: what runs by itself, to be run by hand too. Raises StartError."""
-    stores = open_stores(settings)
     fetcher, senders, keystone = _outside(settings)
-    db = Database(settings.database, sinks=events.sinks(settings))
+    signatures = _signatures(settings, keystone)
+    unified = UnifiedLimits(settings) if settings.quota.from_keystone else None
+    quotas = Quotas(settings.quota, unified.of if unified else None)
+    stores = open_stores(settings, fetcher.begin)
+    db = Database(settings.database, sinks=events.sinks(settings), around=quotas.around())
     lease = Lease(db, settings.node, settings.run)
     await lease.start()
-    if settings.quota.bytes:
+    if quotas.kept:
         await db.write(usage.doubt)
-    intake = Intake(db, stores, lease, settings.buffer_mib * MIB, limited=bool(settings.quota.bytes))
+    intake = Intake(db, stores, lease, settings.buffer_mib * MIB)
     outflow, passwords = Outflow(db, stores, settings.node), Passwords()
     queue = Queue(Broker(settings.broker) if settings.broker else None)
     try:
         periodic = {process.name: process.run_once for process in processes}
-        yield Kit(settings, db, lease, stores, queue, intake, outflow, fetcher, Kinds(KINDS), senders, passwords, keystone, periodic)
+        yield Kit(
+            settings,
+            db,
+            lease,
+            stores,
+            queue,
+            intake,
+            outflow,
+            fetcher,
+            Kinds(KINDS),
+            quotas,
+            senders,
+            passwords,
+            keystone,
+            signatures,
+            periodic,
+        )
     finally:
         with contextlib.suppress(Problem, TimeoutError):
             await asyncio.wait_for(lease.end(), FAREWELL_S)
@@ -71,6 +92,10 @@ async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> Asy
         for part in (queue, intake, passwords, stores):
             part.close()
         _let_go(fetcher, senders, keystone)
+        if signatures is not None:
+            signatures.close()
+        if unified is not None:
+            unified.close()
 
 
 def _outside(settings: Settings) -> tuple[Fetcher, dict[str, events.Sender], Keystone | None]:
@@ -78,10 +103,21 @@ def _outside(settings: Settings) -> tuple[Fetcher, dict[str, events.Sender], Key
     if settings.policy.file:
         from ikon.policyfile import PolicyFile  # half a second that a server without one does not pay
 
-        policy.follow(PolicyFile(settings.policy.file))
+        rules = PolicyFile(settings.policy.file)
+        policy.follow(rules)
+    else:
+        rules = None
+    protection.follow(protection.configured(settings.policy, rules))
     fetcher = Fetcher(settings)
     senders = events.senders(settings, lambda setting, url: Poster(fetcher, setting, url).post)
     return fetcher, senders, Keystone(settings) if settings.identity == "keystone" else None
+
+
+def _signatures(settings: Settings, keystone: Keystone | None) -> Signatures | None:
+    """What verifies signatures of images, where a key manager is known, or somebody who knows it."""
+    if address := settings.signatures.key_manager:
+        return Signatures(settings, lambda: address)
+    return Signatures(settings, lambda: keystone.endpoint("key-manager")) if keystone is not None else None
 
 
 def _let_go(fetcher: Fetcher, senders: Mapping[str, events.Sender], keystone: Keystone | None) -> None:
@@ -144,8 +180,11 @@ def prepare(settings: Settings) -> int | None:
     finally:
         engine.dispose()
     # what these cannot work with is said now, once, and not by each server process
-    open_stores(settings).close()
-    _let_go(*_outside(settings))
+    fetcher, senders, keystone = _outside(settings)
+    open_stores(settings, fetcher.begin).close()
+    _let_go(fetcher, senders, keystone)
+    if settings.quota.from_keystone:
+        UnifiedLimits(settings).close()
     return lock
 
 

@@ -27,8 +27,8 @@ PREFIX = "IKON_"
 SECRETS = ("broker", "database", "events.notifications")
 #: An origin in the one form in which browsers send it (RFC 6454, 6.2).
 ORIGIN = re.compile(r"(http(?!.*:80$)|https(?!.*:443$))://([a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]{1,5})?")
-#: A region's endpoint, on which all readers of URLs agree; the fetcher reads it more strictly still.
-REGION_URL = re.compile(r"https?://([a-z0-9]([a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~/-]*)?")
+#: URL of a service: a region, the key manager, this one. All readers of URLs agree on it; the fetcher reads it more strictly still.
+ENDPOINT = re.compile(r"https?://([a-z0-9]([a-z0-9_.-]*[a-z0-9])?|\[[0-9a-f:.]+\])(:[1-9][0-9]{0,4})?(/[A-Za-z0-9._~/-]*)?")
 #: Characters of a secret that nobody guesses.
 SECRET = 32
 #: Ranges that `[egress] allowed_networks` may open, which are closed otherwise: private ones and loopback.
@@ -47,6 +47,23 @@ class Quota(Struct, frozen=True, forbid_unknown_fields=True):
     """What one project may hold."""
 
     bytes: Annotated[Count, Meta(description="Bytes of image data a project may hold, every stored copy counted; 0 sets no limit.")] = 0
+    staged_bytes: Annotated[
+        Count, Meta(description="Bytes that a project may have staged or fetched for imports, until these end; 0 sets no limit.")
+    ] = 0
+    images: Annotated[Count, Meta(description="Images that a project may have; 0 sets no limit.")] = 0
+    uploading: Annotated[
+        Count, Meta(description="Images of a project that may be uploaded, staged, imported or copied at once; 0 sets no limit.")
+    ] = 0
+    counted: Annotated[
+        bool, Meta(description="Count what projects hold where nothing else here asks for it, so that `ikon quota set` can limit one.")
+    ] = False
+    from_keystone: Annotated[
+        bool,
+        Meta(
+            description="Take limits from Keystone alone: its unified limits of the image service, image_size_total and "
+            "image_stage_total in MiB, image_count_total, image_count_uploading. One that is not registered is 0."
+        ),
+    ] = False
 
 
 class Limits(Struct, frozen=True, forbid_unknown_fields=True):
@@ -56,6 +73,7 @@ class Limits(Struct, frozen=True, forbid_unknown_fields=True):
     properties: Annotated[Count, Meta(description="Custom properties an image may have.")] = 128
     tags: Annotated[Count, Meta(description="Tags an image may have.")] = 128
     members: Annotated[int, Meta(ge=0, le=1000, description="Projects an image may be shared with.")] = 128
+    locations: Annotated[int, Meta(ge=1, le=1000, description="Locations an image may have.")] = 10
     page: Annotated[Positive, Meta(description="Images on a list page when the caller names no limit.")] = 25
     page_max: Annotated[Positive, Meta(description="Images on the longest list page; a higher limit is cut to this.")] = 1000
     list_s: Annotated[Seconds, Meta(description="Seconds after which a list that finds too little is given up with 503.")] = 10.0
@@ -98,7 +116,7 @@ class Imports(Struct, frozen=True, forbid_unknown_fields=True):
 
     methods: Annotated[
         list[Literal["glance-direct", "web-download", "copy-image", "glance-download"]],
-        Meta(description="Import methods on offer; glance-download only where [regions] names one."),
+        Meta(description="Import methods on offer; glance-download only where [regions] names one, or with Keystone and `secret`."),
     ] = field(default_factory=lambda: ["glance-direct", "web-download", "copy-image", "glance-download"])
     decompress: Annotated[
         bool, Meta(description="Unpack gzip, xz, zstd and zip data at import, unless container_format is compressed.")
@@ -237,6 +255,12 @@ class Keystone(Struct, frozen=True, forbid_unknown_fields=True):
             "credential's access rules do not name."
         ),
     ] = field(default_factory=lambda: ["service"])
+    region: Annotated[
+        str,
+        Meta(
+            description="Region of this image service, whose limits count with [quota] from_keystone; empty: the only one in the catalogue."
+        ),
+    ] = ""
     ca_file: Annotated[str, Meta(description="PEM file of certificate authorities trusted instead of the library's; empty: those.")] = ""
     timeout_s: Annotated[Seconds, Meta(description="Seconds that Keystone may take to answer.")] = 10.0
     cache_s: Annotated[
@@ -251,12 +275,31 @@ class Keystone(Struct, frozen=True, forbid_unknown_fields=True):
     ] = ""
 
 
+class Signatures(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where certificates of signed images are; with identity "keystone" their data is always compared with its signature."""
+
+    key_manager: Annotated[
+        str,
+        Meta(
+            description="Barbican's address, as \"https://barbican.example.org\"; empty: what Keystone's catalogue has as key-manager. "
+            "With another identity, signatures are verified only where it is set."
+        ),
+    ] = ""
+
+
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """Who may do what, where it is not as Ikon has it."""
 
     file: Annotated[
         str, Meta(description="A policy file in OpenStack's form, YAML or JSON; what it does not name stays as it is. Empty: none.")
     ] = ""
+    property_protection_file: Annotated[
+        str,
+        Meta(description="A file in the form of OpenStack's image service that says who may do what with which properties. Empty: none."),
+    ] = ""
+    property_protection_rule_format: Annotated[
+        Literal["roles", "policies"], Meta(description="What that file names: roles of callers, or rules of `policy.file`.")
+    ] = "roles"
 
 
 class Events(Struct, frozen=True, forbid_unknown_fields=True):
@@ -316,10 +359,19 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         list[str],
         Meta(
             description='Networks, as "10.0.0.0/8", of proxies in front. With identity "headers" their identity headers are believed, as '
-            "loopback's always are; with \"users\" what they say in X-Forwarded-For, and nobody else's."
+            "loopback's always are; with \"users\" what they say in X-Forwarded-For, and nobody else's; without public_endpoint, "
+            "what they say in X-Forwarded-Proto, -Host, -Port and -Prefix about the URL that the client asked for."
         ),
     ] = field(default_factory=list)
+    public_endpoint: Annotated[
+        str,
+        Meta(
+            description='URL that clients reach this server by, as "https://cloud.example:9292/image": what absolute links begin with; '
+            "empty: what a proxy of trusted_proxies says, or the request's Host."
+        ),
+    ] = ""
     keystone: Annotated[Keystone, Meta(description="The identity service that tokens are looked up at.")] = field(default_factory=Keystone)
+    signatures: Annotated[Signatures, Meta(description="Where certificates of signed images are.")] = Signatures()
     policy: Annotated[Policy, Meta(description="Who may do what, where it is not as Ikon has it.")] = Policy()
     database: Annotated[
         str,
@@ -338,8 +390,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     secret: Annotated[
         str,
         Meta(
-            description="At least 32 characters, the same on all nodes, with which callers' tokens are sealed while imports from [regions] "
-            "wait; empty: no token is passed on. Best set by IKON_SECRET."
+            description="At least 32 characters, the same on all nodes, with which callers' tokens are sealed while imports from other "
+            "regions wait; empty: no token is passed on. Best set by IKON_SECRET."
         ),
     ] = ""
     stores: Annotated[
@@ -394,6 +446,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             *(host.split(":")[0] for given in parse_qs(parts.query).get("host", []) for host in given.split(",")),
             urlsplit(self.broker).hostname or "",
             urlsplit(self.keystone.url).hostname or "",
+            urlsplit(self.signatures.key_manager).hostname or "",
             *(server.rpartition(":")[0].strip("[]") for server in self.keystone.memcached),
             # a bus may be named as several, `rabbit://USER:PASSWORD@ONE:5672,USER:PASSWORD@OTHER:5672/`
             *(urlsplit(f"//{each}").hostname or "" for each in urlsplit(self.events.notifications).netloc.split(",")),
@@ -568,15 +621,24 @@ def _completed(settings: Settings) -> Settings:
             ipaddress.ip_network(network)
         except ValueError as error:
             raise StartError(f"config: trusted_proxies: {network!r}: {error}. {_help(Settings, ['trusted_proxies'])}") from None
+    if settings.public_endpoint and not ENDPOINT.fullmatch(settings.public_endpoint):
+        raise StartError(
+            f"config: public_endpoint: {settings.public_endpoint!r} is no URL of a service. "
+            "Allowed: http:// or https://, a host in lower case, :PORT and a path, without user, query or fragment. "
+            f"{_help(Settings, ['public_endpoint'])}"
+        )
     for origin in settings.cors.allowed_origins:
         if not ORIGIN.fullmatch(origin):
             raise StartError(
                 f"config: cors.allowed_origins: {origin!r} is no origin as browsers send it. "
                 "Allowed: http:// or https://, a host in lower case, and :PORT where it is not the usual one; no path"
             )
+    if (address := settings.signatures.key_manager) and not ENDPOINT.fullmatch(address):
+        raise StartError(f"config: signatures.key_manager = {address!r}: {_help(Settings, ['signatures', 'key_manager'])}")
     _check_egress(settings.egress)
     _check_regions(settings)
-    offered = [method for method in settings.imports.methods if method != "glance-download" or settings.regions]
+    regions = settings.regions or (settings.identity == "keystone" and settings.secret)  # else the catalogue has them
+    offered = [method for method in settings.imports.methods if method != "glance-download" or regions]
     changes["imports"] = msgspec.structs.replace(settings.imports, methods=offered)
     return msgspec.structs.replace(settings, **changes)
 
@@ -613,7 +675,7 @@ def _check_regions(settings: Settings) -> None:
                 f"config: regions.{name}: a region's name has 1 to 64 letters, digits, '_', '.' or '-', "
                 "and differs from others in letters or digits"
             )
-        if not REGION_URL.fullmatch(region.url):
+        if not ENDPOINT.fullmatch(region.url):
             raise StartError(
                 f"config: regions.{name}.url: this is no endpoint. Allowed: http:// or https://, a host in lower case, :PORT and a path "
                 "where it has them; no user name, no query"

@@ -1,4 +1,5 @@
-"""Keystone, through keystoneauth1: whose a token is, remembered for a while in this process and, where configured, in memcached.
+"""Keystone, through keystoneauth1: whose a token is, remembered for a while in this process and, where configured, in memcached; and
+the limits that it sets for projects.
 
 The library is imported only here: it and what it brings along cost a fifth of a second and 30 MB. It blocks, so it works on threads.
 """
@@ -9,8 +10,9 @@ import hmac
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -23,6 +25,7 @@ from ikon.threads import Late, Pool
 if TYPE_CHECKING:
     from keystoneauth1.session import Session
 
+T = TypeVar("T")
 #: Tokens asked about at one time, and answers that a process remembers.
 THREADS, KEPT = 8, 10_000
 #: Seconds for which it is remembered that a text is no token. Shorter, as a token may come before its replica has it.
@@ -111,6 +114,21 @@ class Keystone:
         token = kept.token
         return token if token and (expired or token.expires > time.time()) else None
 
+    def endpoint(self, service: str) -> str | None:
+        """Where the catalogue has a service of this type; None: nowhere. Blocks. Raises what keystoneauth1 raises."""
+        found = self._session.get_endpoint(service_type=service)
+        return str(found) if found else None
+
+    async def endpoints(self, text: str, interface: str) -> dict[str, str]:
+        """Where image services are by the catalogue of a token, which may have expired: URLs by region.
+
+        interface: public, internal or admin. The catalogue is the operator's, users only see it. Raises IdentityDown.
+        """
+        try:
+            return await self._pool.run(self._ask, text, "?allow_expired=1", lambda said: _endpoints(said, interface)) or {}
+        except Late:
+            raise IdentityDown(retry_after_s=AGAIN_S) from None
+
     def close(self) -> None:
         """Let the threads end."""
         self._pool.close()
@@ -130,18 +148,17 @@ class Keystone:
         if self._memcached and (kept := self._memcached.get(key)) and kept.until > time.time():
             metrics.TOKENS.labels("memcached").inc()
             return kept
-        token = self._ask(text, expired=expired)
+        token = self._ask(text, "?nocatalog" + ("&allow_expired=1" if expired else ""), _token)
         kept = Kept(token, time.time() + (self._settings.cache_s if token else min(REFUSED_S, self._settings.cache_s)))
         metrics.TOKENS.labels("keystone" if token else "refused").inc()
         if self._memcached and token:
             self._memcached.put(key, kept)
         return kept
 
-    def _ask(self, text: str, *, expired: bool) -> Token | None:
-        """Keystone's own answer. Raises IdentityDown."""
+    def _ask(self, text: str, query: str, read: Callable[[dict[str, Any]], T]) -> T | None:
+        """What is read of Keystone's description of a token; None where it is none. Raises IdentityDown."""
         from keystoneauth1.exceptions import ClientException
 
-        query = "?nocatalog" + ("&allow_expired=1" if expired else "")
         headers = {"X-Subject-Token": text, "OpenStack-Identity-Access-Rules": "1.0"}
         try:
             answer = self._session.get(
@@ -150,13 +167,72 @@ class Keystone:
             if answer.status_code == 404:
                 return None
             if answer.status_code == 200:
-                return _token(answer.json()["token"])
+                return read(answer.json()["token"])
             why = f"it answers {answer.status_code}: {answer.text[:200]}"
         except (ClientException, ValueError, KeyError, TypeError) as error:
             why = f"{type(error).__name__}: {error}"
         metrics.TOKENS.labels("failed").inc()
         log.get().warning("identity service cannot be asked", url=self._settings.url, because=why)
         raise IdentityDown(retry_after_s=AGAIN_S)
+
+
+class UnifiedLimits:
+    """Asks one Keystone what projects may hold, as a user that may read the system. Remembers nothing."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Nobody is asked yet. Raises StartError."""
+        check_keystone(settings.keystone)
+        if settings.keystone.application_credential_id:
+            raise StartError(
+                "config: quota.from_keystone: an application credential is good for one project, and limits are those of all. "
+                "Set keystone.username and keystone.password, of a user with the role reader on the system"
+            )
+        self._settings = settings.keystone
+        self._session = _session(settings, system=True)
+        self._pool = Pool("limits", THREADS, 2 * self._settings.timeout_s)
+
+    async def of(self, project: str) -> dict[str, int]:
+        """All limits of the image service that hold for a project, by name; -1: there is none. Raises IdentityDown."""
+        try:
+            async with asyncio.timeout(2 * self._settings.timeout_s):
+                return await self._pool.run(self._ask, project)
+        except (Late, TimeoutError):
+            raise IdentityDown("The service that sets your project's limits does not answer", retry_after_s=AGAIN_S) from None
+
+    def close(self) -> None:
+        """Let the threads end."""
+        self._pool.close()
+
+    def _ask(self, project: str) -> dict[str, int]:
+        from keystoneauth1.exceptions import ClientException
+
+        try:
+            service, region = self._service()
+            registered = self._list("registered_limits", {"service_id": service})
+            own = [each for each in self._list("limits", {"service_id": service, "project_id": project}) if each["project_id"] == project]
+            found: dict[str, int] = {}
+            for listed, name in ((registered, "default_limit"), (own, "resource_limit")):
+                for wanted in (None, region):  # one of the region is closer
+                    found |= {str(each["resource_name"]): int(each[name]) for each in listed if each["region_id"] == wanted}
+            return found
+        except (ClientException, ValueError, LookupError, TypeError) as error:
+            why = f"{type(error).__name__}: {error}"
+        log.get().warning("limits cannot be asked for", url=self._settings.url, because=why)
+        raise IdentityDown("The service that sets your project's limits does not answer", retry_after_s=AGAIN_S)
+
+    def _service(self) -> tuple[str, str]:
+        """Id and region of the image service, by the catalogue. Raises LookupError, ValueError."""
+        catalogue = self._session.auth.get_access(self._session).service_catalog.catalog  # type: ignore[union-attr]
+        found = [entry for entry in catalogue if entry["type"] == SERVICE]
+        regions = {endpoint["region_id"] for entry in found for endpoint in entry["endpoints"]}
+        if len(found) != 1 or (not self._settings.region and len(regions) != 1):
+            listed = ", ".join(sorted(map(str, regions))) or "none"
+            raise LookupError(f"the catalogue has {len(found)} image services, in regions {listed}; [keystone] region names one of several")
+        return str(found[0]["id"]), self._settings.region or str(regions.pop())
+
+    def _list(self, what: str, wanted: dict[str, str]) -> list[dict[str, Any]]:
+        answer = self._session.get(f"{self._settings.url.rstrip('/')}/{what}", params=wanted, redirect=False, log=False)
+        return list(answer.json()[what])
 
 
 class Memcached:
@@ -205,7 +281,15 @@ def _token(said: dict[str, Any]) -> Token:
     )
 
 
-def _session(settings: Settings) -> "Session":
+def _endpoints(said: dict[str, Any], interface: str) -> dict[str, str]:
+    """The image services of a token's catalogue, by region. Raises KeyError, TypeError when it is no catalogue."""
+    services = [service for service in said.get("catalog", ()) if service["type"] == SERVICE]
+    found = [endpoint for service in services for endpoint in service["endpoints"] if endpoint["interface"] == interface]
+    return {endpoint["region_id"]: endpoint["url"] for endpoint in reversed(found) if endpoint["region_id"]}  # of two in a region the first
+
+
+def _session(settings: Settings, *, system: bool = False) -> "Session":
+    """What asks as the user of the settings, in its project. system: as one who may read the system."""
     try:
         from keystoneauth1.identity import v3
         from keystoneauth1.session import Session
@@ -225,8 +309,9 @@ def _session(settings: Settings) -> "Session":
             username=chosen.username,
             password=chosen.password,
             user_domain_name=chosen.domain,
-            project_name=chosen.project,
-            project_domain_name=chosen.domain,
+            system_scope="all" if system else None,
+            project_name=None if system else chosen.project,
+            project_domain_name=None if system else chosen.domain,
         )
     return Session(auth=auth, verify=chosen.ca_file or True, timeout=chosen.timeout_s, user_agent="ikon")
 

@@ -17,6 +17,8 @@ from ikon.model.periodic import Report
 from ikon.passwords import Passwords
 from ikon.problems import Problem
 from ikon.queue import Queue
+from ikon.quota import Quotas
+from ikon.signatures import Signatures
 from ikon.stores.registry import Stores
 from ikon.transfer.fetch import Fetcher
 from ikon.transfer.intake import Intake
@@ -46,10 +48,13 @@ class Kit:
     outflow: Outflow
     fetcher: Fetcher
     kinds: Kinds
+    quotas: Quotas
     senders: Mapping[str, Sender] = field(default_factory=dict)
     passwords: Passwords = field(default_factory=Passwords)
     #: With identity "keystone".
     keystone: Keystone | None = None
+    #: Where signatures of images are verified.
+    signatures: Signatures | None = None
     #: What runs by itself, by name, to be run once more by hand.
     periodic: Mapping[str, Callable[["Kit"], Awaitable[Report]]] = field(default_factory=dict)
     #: Definitions of images' properties.

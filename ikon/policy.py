@@ -58,6 +58,8 @@ OPEN = Rule(
     "(project_id:%(project_id)s or 'public':%(visibility)s)",
     lambda ctx, about, member: OWN.holds(ctx, about, member) or (about is not None and about.visibility == "public"),
 )
+#: Services, by a role of their own token.
+SERVICE_API = Rule("rule:service_api", lambda ctx, image, member: ctx.admin or SERVICE.holds(ctx, image, member))
 OWN_MEMBER, OWN_READER = ADMIN | MEMBER & OWN, ADMIN | READER & OWN
 
 #: The rules that say who an administrator is, and who one of metadata definitions.
@@ -75,7 +77,10 @@ RULES: dict[str, Rule] = {
     "publicize_image": ADMIN,
     "communitize_image": OWN_MEMBER,
     "get_image_location": OWN_READER,
+    "set_image_location": OWN_MEMBER,
     "delete_image_location": ADMIN,
+    "add_image_location": SERVICE_API | MEMBER & OWN,
+    "fetch_image_location": SERVICE_API,
     "copy_image": ADMIN,
     "get_image_tasks": OWN_READER,
     "get_image_timeline": OWN_READER,
@@ -116,6 +121,7 @@ RULES: dict[str, Rule] = {
     "remove_metadef_resource_type_association": METADEF_ADMIN,
     "manage_users": ADMIN,
     "manage_jobs": ADMIN,
+    "manage_quotas": ADMIN,
     "manage_trash": ADMIN,
     "manage_metadefs": ADMIN,
     "manage_periodic": ADMIN,

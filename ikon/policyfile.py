@@ -6,7 +6,7 @@ restart; one that cannot be read then leaves the rules as they were.
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Hashable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ikon import log
@@ -66,6 +66,15 @@ class PolicyFile:
         if enforcer.file_rules.keys().isdisjoint((name, ADMIN_RULE, METADEF_RULE)):
             return RULES[name].holds(ctx, image, member)
         return bool(enforcer.enforce(name, target(ctx, image, member), credentials(ctx)))
+
+    def names(self) -> Collection[str]:
+        """Of all rules in force, those that the file names for others as well."""
+        return RULES.keys() | self._enforcer.file_rules.keys()
+
+    def as_of(self) -> Hashable:
+        """What is another once the file has been read again."""
+        self._look()
+        return self._enforcer
 
     def rules(self) -> dict[str, tuple[str, bool]]:
         """Text of each rule in force, and whether it comes from the file; those that the file names for others as well."""

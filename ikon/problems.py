@@ -213,6 +213,22 @@ class PackedDataRefused(ImageRefused):
     hint = "Taken are gzip, xz, zstd, and zip with one deflated file; whole, nothing behind, up to 200 times their size"
 
 
+class SignatureRefused(ImageRefused):
+    """The image's signature is not verified."""
+
+    status, title = 400, "Signature is not verified"
+    hint = "Send the data that was signed, or correct the img_signature properties"
+
+    def __init__(self, image_id: str | None, why: str) -> None:
+        super().__init__(f"Signature verification failed{f' for image {image_id}' if image_id else ''}: {why}")
+
+
+class SignedAsItIs(ImageRefused):
+    """A signed image is not unpacked or converted: its signature is of the data as it came."""
+
+    title, hint = "Signed image would be changed", "Send the data as this service stores it, signed as such; or remove the signature"
+
+
 class ConversionFailed(ImageRefused):
     """The image cannot be converted."""
 
@@ -322,6 +338,12 @@ class DataUnavailable(Unavailable):
     title, hint = "Image data is not available", "Try again later; the operator has been told"
 
 
+class NotVerified(DataUnavailable):
+    """The image's data has not been read and verified yet."""
+
+    title, hint = "Image data is not verified yet", "Try again later; it is served once it has been found right"
+
+
 class Busy(Unavailable):
     """Too many requests are waiting."""
 
@@ -332,6 +354,12 @@ class IdentityDown(Unavailable):
     """The identity service does not answer, so that nobody can tell who you are. Your token may be good: try again."""
 
     title = "Identity service is not available"
+
+
+class KeyManagerDown(Unavailable):
+    """The key manager does not answer, so that the signature cannot be verified."""
+
+    title, hint = "Key manager is not available", "Try again later; the operator has been told"
 
 
 class DatabaseDown(Unavailable):

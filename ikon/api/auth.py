@@ -6,6 +6,7 @@ import ipaddress
 from starlette.datastructures import Headers
 
 from ikon import policy
+from ikon.api.address import Proxies, ip
 from ikon.api.request import Request
 from ikon.config import is_loopback
 from ikon.context import Context
@@ -38,9 +39,11 @@ class Identity:
         self._mode = settings.identity
         self._anywhere = settings.none_beyond_loopback
         self._origins = frozenset(settings.cors.allowed_origins)
-        self._uri = settings.keystone.www_authenticate_uri or settings.keystone.url
+        uri = settings.keystone.www_authenticate_uri or settings.keystone.url
+        challenges = {"users": CHALLENGE, "keystone": {"WWW-Authenticate": f'Keystone uri="{uri}"'}}
+        self._challenge = challenges.get(settings.identity)
         self._service_roles = frozenset(role.lower() for role in settings.keystone.service_roles)
-        self._proxies = [ipaddress.ip_network(network) for network in settings.trusted_proxies]
+        self._proxies = Proxies(settings)
 
     async def context(self, request: Request, request_id: str) -> Context:
         """The caller of one request. Raises Unauthenticated, Forbidden, HeadersTooLarge, TooManyTries, Busy, IdentityDown."""
@@ -48,7 +51,7 @@ class Identity:
         if request.scope["server"][1] is None:  # the Unix socket: only this server's own user can connect to it
             return Context("operator", "default", "default", ADMIN_ROLES, request_id=request_id, local=True)
         if client is None:  # the connection is over: nobody knows any more whose it was
-            raise Unauthenticated(UNVERIFIED)
+            raise Unauthenticated(UNVERIFIED, headers=self._challenge)
         if self._mode == "none":
             self._refuse_web_pages(headers)
             return Context("admin", "default", "default", ADMIN_ROLES, request_id=request_id)
@@ -75,45 +78,48 @@ class Identity:
         """A built-in user, by HTTP Basic. A wrong password and a name that nobody has are answered alike."""
         headers = request.headers
         origin = headers.get("origin", "")
-        if origin and request.method not in READING and origin not in self._origins and origin.partition("://")[2] != headers.get("host"):
+        own = origin.partition("://")[2] == headers.get("host") or (request.public or "").startswith(f"{origin}/")
+        if origin and request.method not in READING and origin not in self._origins and not own:
             # a browser that has asked for the password once sends it along with what any page makes it send
             raise Forbidden("Pages of this origin may not use this service. The operator may name it in cors.allowed_origins")
         name, password = _credentials(headers)
         user = await users.authenticate(self._kit, name, password, self._address(peer, headers))
         if user is None:
-            raise Unauthenticated(UNVERIFIED, headers=CHALLENGE)
+            raise Unauthenticated(UNVERIFIED, headers=self._challenge)
         return Context(user.name, user.project, "default", with_implied(user.roles), request_id=request_id)
 
     async def _from_keystone(self, request: Request, request_id: str) -> Context:
         """The owner of a token.
 
         A service that passes a request on proves with a token of its own that it may: then the user's may have expired meanwhile, and is
-        not held to access rules, which name the requests that the user makes. A bad token of a service is as none.
+        not held to access rules, which name the requests that the user makes. A bad token of a service is as none, and so are two of one
+        kind in one request.
         """
-        keystone, headers = self._kit.keystone, request.headers
+        keystone = self._kit.keystone
         assert keystone is not None
-        service = await keystone.token(headers["x-service-token"]) if "x-service-token" in headers else None
+        said, service_said = _only(request.headers, "x-auth-token"), _only(request.headers, "x-service-token")
+        service = await keystone.token(service_said) if service_said else None
         passed_on = service is not None and not service.roles.isdisjoint(self._service_roles)
-        token = await keystone.token(headers.get("x-auth-token", ""), expired=passed_on)
+        token = await keystone.token(said, expired=passed_on)
         if token is None or not (passed_on or token.allows(request.method, request.scope["path"])):
-            raise Unauthenticated(UNVERIFIED, headers={"WWW-Authenticate": f'Keystone uri="{self._uri}"'})
+            raise Unauthenticated(UNVERIFIED, headers=self._challenge)
         return Context(
             user=token.user,
             project=token.project,
             domain=token.domain,
             roles=token.roles,
             system_scope=token.system,
-            service_roles=service.roles if service else frozenset(),
-            token=headers["x-auth-token"],
+            service_roles=service.roles if service and passed_on else frozenset(),
+            token=said,
             request_id=request_id,
         )
 
     def _address(self, peer: str, headers: Headers) -> str:
         """Where a request comes from: proxies of `trusted_proxies` are believed about it, and nobody else. IPv6 by network, /64."""
         hops = [hop.strip() for hop in ",".join(headers.getlist("x-forwarded-for")).split(",") if hop.strip()]
-        while hops and self._listed(peer) and _ip(hops[-1]):  # what is no address may be new each time: the proxy's own counts
+        while hops and self._proxies.list(peer) and ip(hops[-1]):  # what is no address may be new each time: the proxy's own counts
             peer = hops.pop()
-        address = _ip(peer)
+        address = ip(peer)
         return str(ipaddress.ip_network((address, 64), strict=False)) if address and address.version == 6 else str(address or peer)
 
     def _from_headers(self, peer: str, headers: Headers, request_id: str) -> Context:
@@ -139,20 +145,13 @@ class Identity:
         )
 
     def _trusted(self, peer: str) -> bool:
-        return is_loopback(peer) or self._listed(peer)
-
-    def _listed(self, peer: str) -> bool:
-        address = _ip(peer)
-        return address is not None and any(address in network for network in self._proxies)
+        return is_loopback(peer) or self._proxies.list(peer)
 
 
-def _ip(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """The address of a host, that of IPv4 where IPv6 only wraps it; None for what is none."""
-    try:
-        address = ipaddress.ip_address(text)
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address
+def _only(headers: Headers, name: str) -> str:
+    """The value of a header that came once; empty otherwise, since nobody can tell which of two counts."""
+    said = headers.getlist(name)
+    return said[0] if len(said) == 1 else ""
 
 
 def _credentials(headers: Headers) -> tuple[str, str]:

@@ -63,7 +63,7 @@ class Cycle(RequestResponseCycle):
         self.writable: asyncio.Future[None] | None = None
         extensions: dict[str, Any] = {"ikon.abort": connection.abort}
         if connection.scheme == "http":
-            extensions["ikon.sendfile"] = self.sendfile
+            extensions |= {"ikon.sendfile": self.sendfile, "ikon.sendbytes": self.sendbytes}
         self.scope["extensions"] = extensions
 
     def is_over(self) -> bool:
@@ -173,6 +173,13 @@ class Cycle(RequestResponseCycle):
                 self.unyielded_bytes = 0
                 await asyncio.sleep(0)
         return sent
+
+    async def sendbytes(self, data: bytes, stall_s: float = 60.0) -> None:
+        """Send bytes as the next part of the body, once those before have left. Raises ClientGone as `sendfile` does."""
+        await self._flushed(stall_s)
+        if self.disconnected or self.transport.is_closing():
+            raise ClientGone
+        await self.send({"type": "http.response.body", "body": data, "more_body": True})
 
     def _trust_quick(self, size: int) -> None:
         """Leave it to the kernel how much it holds for a client that takes its bytes quickly."""

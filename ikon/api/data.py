@@ -70,7 +70,8 @@ async def download(request: Request) -> Response | None:
         send = request.scope["ikon.send"]
         await send({"type": "http.response.start", "status": 206 if part.ranged else 200, "headers": _raw(headers)})
         try:
-            await reader.send(request.scope["extensions"]["ikon.sendfile"], part.offset, part.length, checked)
+            sends = request.scope["extensions"]
+            await reader.send(sends["ikon.sendfile"], sends["ikon.sendbytes"], part.offset, part.length, checked)
         except ClientGone:
             return None
         except DataUnavailable:

@@ -18,7 +18,7 @@ READY_S = 2.0
 
 
 def _versions(request: Request, status: int) -> Response:
-    href = f"{request.base_url}v2/"
+    href = request.link("v2/")
 
     def entry(version: str, state: str) -> dict[str, object]:
         return {"id": f"v{version}", "status": state, "links": [{"rel": "self", "href": href}]}

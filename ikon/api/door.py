@@ -19,14 +19,17 @@ from ikon.api import (
     imports,
     info,
     jobs,
+    locations,
     members,
     metadef_files,
     metadefs,
     periodic,
+    quotas,
     tags,
     trash,
     users,
 )
+from ikon.api.address import Proxies, PublicAddress
 from ikon.api.auth import Identity
 from ikon.api.cors import Cors
 from ikon.api.request import Request
@@ -51,6 +54,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v2/images/{id}/import": {"POST": imports.start},
     "/v2/images/{id}/tasks": {"GET": imports.of_image},
     "/v2/images/{id}/actions/{action}": {"POST": images.act},
+    "/v2/images/{id}/locations": {"GET": locations.browse, "POST": locations.add},
     "/v2/images/{id}/members": {"GET": members.browse, "POST": members.share},
     "/v2/images/{id}/members/{project}": {"GET": members.show, "PUT": members.answer, "DELETE": members.remove},
     "/v2/images/{id}/tags/{tag}": {"PUT": tags.add, "DELETE": tags.remove},
@@ -58,6 +62,7 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/v2/info/import": {"GET": info.import_methods},
     "/v2/info/stores": {"GET": info.stores},
     "/v2/info/stores/detail": {"GET": info.stores_detail},
+    "/v2/info/usage": {"GET": quotas.usage},
     "/v2/tasks": {"GET": imports.browse, "POST": imports.post},
     "/v2/tasks/{id}": {"GET": imports.show},
     "/v2/schemas/image": {"GET": info.schema_image},
@@ -114,6 +119,8 @@ ROUTES: dict[str, dict[str, Handler]] = {
     "/ikon/v1/metadefs/{namespace}": {"GET": metadef_files.show, "DELETE": metadef_files.remove},
     "/ikon/v1/periodic": {"GET": periodic.browse},
     "/ikon/v1/periodic/{name}/run": {"POST": periodic.run},
+    "/ikon/v1/quotas": {"GET": quotas.browse},
+    "/ikon/v1/quotas/{project}": {"GET": quotas.show, "PUT": quotas.limit, "DELETE": quotas.unlimit},
     "/ikon/v1/users": {"GET": users.browse, "POST": users.add},
     "/ikon/v1/users/{name}": {"DELETE": users.remove},
     "/ikon/v1/users/{name}/password": {"PUT": users.set_password},
@@ -163,6 +170,7 @@ class Door:
     def __init__(self, kit: Kit) -> None:
         self._kit = kit
         self._identity = Identity(kit)
+        self._address = PublicAddress(kit.settings, Proxies(kit.settings))
         self._cors = Cors(kit.settings.cors.allowed_origins)
         self._tree = Tree(ROUTES)
 
@@ -236,10 +244,11 @@ class Door:
         return basic and self._tree.find(["", "v2", *parts[1:]]) is not None
 
     async def _answer(self, request: Request, parts: list[str], route: Route | None, request_id: str) -> Response | None:
+        request.public = self._address.of(request)
         if request.method == "OPTIONS":
             return Response(headers={"Allow": ", ".join(route.methods)} if route else None)
         if parts == ["", "v2"] and request.method in ("GET", "HEAD"):
-            return Response(status_code=302, headers={"Location": f"{request.base_url}v2/"}, media_type="text/plain")
+            return Response(status_code=302, headers={"Location": request.link("v2/")}, media_type="text/plain")
         if parts[1:2] in (["v2"], ["ikon"]):
             request.ctx = await self._identity.context(request, request_id)
         elif route is None and request.method in ("GET", "HEAD"):

@@ -13,7 +13,7 @@ from ikon.model.listing import parse as parse_listing
 from ikon.model.patch import MEDIA_TYPES
 from ikon.model.patch import parse as parse_patch
 from ikon.problems import NotFound, UnsupportedMediaType
-from ikon.service import images, lint
+from ikon.service import images, lint, locations
 
 
 async def create(request: Request) -> Response:
@@ -22,7 +22,7 @@ async def create(request: Request) -> Response:
     warnings = await lint.before_create(request.kit, request.ctx, new.properties)
     image = await images.create(request.kit, request.ctx, new)
     headers = {
-        "Location": f"{request.base_url}v2/images/{image.id}",
+        "Location": request.link(f"v2/images/{image.id}"),
         "OpenStack-image-import-methods": ",".join(request.kit.settings.imports.methods),
         "OpenStack-image-store-ids": ",".join(request.kit.stores.all),
         "ETag": etag(image.version),
@@ -70,11 +70,14 @@ async def update(request: Request) -> Response:
     if media_type not in MEDIA_TYPES:
         allowed = ", ".join(sorted(MEDIA_TYPES))
         raise UnsupportedMediaType(f"Image PATCH expects Content-Type one of: {allowed}.", headers={"Accept-Patch": allowed})
-    changes = parse_patch(await request.json_body(), MEDIA_TYPES[media_type])
+    changes, places = parse_patch(await request.json_body(), MEDIA_TYPES[media_type])
     if_match = request.headers.get("if-match", "*")
     versions = None if if_match == "*" else [tag.strip().strip('"') for tag in if_match.split(",")]
     warnings = await lint.before_update(request.kit, request.ctx, request.segments["id"], changes)
-    image = await images.update(request.kit, request.ctx, request.segments["id"], changes, versions)
+    if places:
+        image = await locations.patch(request.kit, request.ctx, request.segments["id"], changes, places, versions)
+    else:
+        image = await images.update(request.kit, request.ctx, request.segments["id"], changes, versions)
     return json(await _record(request, image), headers={"ETag": etag(image.version)} | _warned(warnings))
 
 

@@ -6,12 +6,14 @@ from urllib.parse import urlencode, urlsplit
 
 from starlette.responses import Response
 
+from ikon import protection
 from ikon.api.data import announced, require_octets
 from ikon.api.request import Request, empty, json
-from ikon.model.image import timestamp
-from ikon.model.imports import parse
+from ikon.context import Context
+from ikon.model.image import BASE, timestamp
+from ikon.model.imports import LOCATION, parse
 from ikon.model.job import Job
-from ikon.model.tasks import POSTED, STATES, parse_new_task
+from ikon.model.tasks import KINDS, POSTED, STATES, parse_new_task
 from ikon.model.tasks import parse as parse_tasks
 from ikon.service import imports
 
@@ -36,7 +38,7 @@ async def of_image(request: Request) -> Response:
     request.refuse_body()
     found = await imports.tasks(request.kit, request.ctx, request.segments["id"])
     keep_s = request.kit.settings.jobs.keep_s
-    return json({"tasks": [_raw(job, keep_s) for job in found]})
+    return json({"tasks": [_raw(job, keep_s, request.ctx) for job in found]})
 
 
 async def browse(request: Request) -> Response:
@@ -57,7 +59,7 @@ async def post(request: Request) -> Response:
     """POST /v2/tasks: make an image of what a URL gives, for administrators."""
     new = parse_new_task(await request.json_body())
     job = await imports.post_task(request.kit, request.ctx, new)
-    return json(_task(job, request), 201, {"Location": f"{request.base_url}v2/tasks/{job.id}"})
+    return json(_task(job, request), 201, {"Location": request.link(f"v2/tasks/{job.id}")})
 
 
 async def show(request: Request) -> Response:
@@ -68,7 +70,7 @@ async def show(request: Request) -> Response:
 def _task(job: Job, request: Request) -> dict[str, Any]:
     return {
         **_stub(job, request.kit.settings.jobs.keep_s),
-        "input": _input(job),
+        "input": _input(job, request.ctx),
         "message": job.reason or "",
         "result": _result(job),
         "image_id": job.image_id,
@@ -96,7 +98,7 @@ def _stub(job: Job, keep_s: int) -> dict[str, Any]:
     }
 
 
-def _raw(job: Job, keep_s: int) -> dict[str, Any]:
+def _raw(job: Job, keep_s: int, ctx: Context) -> dict[str, Any]:
     """A task as an image's own list shows it: times with microseconds and without a zone."""
     return {
         "id": job.id,
@@ -111,14 +113,14 @@ def _raw(job: Job, keep_s: int) -> dict[str, Any]:
         "image_id": job.image_id,
         "request_id": job.request_id,
         "user_id": job.user,
-        "input": _input(job),
+        "input": _input(job, ctx),
         "result": _result(job),
         "message": job.reason or _progress(job),
     }
 
 
 def _type(job: Job) -> str:
-    return "import" if job.kind == POSTED else "api_image_import"
+    return next(kind for kind, kinds in KINDS.items() if job.kind in kinds)
 
 
 def _updated(job: Job) -> int:
@@ -137,11 +139,20 @@ def _result(job: Job) -> dict[str, Any] | None:
     return {"image_id": job.image_id} if job.state == "done" else None
 
 
-def _input(job: Job) -> dict[str, Any]:
-    """The request as it was made; of a URL only where it leads, for its rest may be a secret."""
+def _input(job: Job, ctx: Context) -> dict[str, Any]:
+    """The request as it was made; of a URL only where it leads, for its rest may be a secret; and no property that ctx may not read."""
     asked = job.input["request"]
     if job.kind == POSTED:
-        return {"import_from": _bare(asked["uri"]), **job.input["task"]}
+        shown: dict[str, Any] = {"import_from": _bare(asked["uri"]), **job.input["task"]}
+        if "image_properties" in shown:
+            fields = shown["image_properties"]
+            shown["image_properties"] = {
+                name: fields[name] for name in fields if name in (*BASE, "id") or protection.may(ctx, "read", name)
+            }
+        return shown
+    if job.kind == LOCATION:
+        said = {name: asked[name] for name in ("validation_data",) if name in asked}
+        return {"image_id": job.image_id, "loc_url": _bare(asked["uri"]), **said}
     method = {"name": asked["method"]}
     if asked.get("uri"):
         method["uri"] = _bare(asked["uri"])

@@ -26,6 +26,8 @@ def _stores(request: Request) -> list[dict[str, Any]]:
             entry["description"] = store.settings.description
         if name == request.kit.stores.default:
             entry["default"] = "true"  # a string, as clients read it
+        if store.read_only:
+            entry["read-only"] = "true"
         listed.append(entry)
     return listed
 

@@ -22,6 +22,12 @@ class Request(StarletteRequest):
     kit: Kit
     ctx: Context
     segments: dict[str, str]
+    #: What absolute links begin with, where it is not the Host that the request names.
+    public: str | None = None
+
+    def link(self, path: str) -> str:
+        """The absolute URL of a path that has no slash in front."""
+        return f"{self.public or self.base_url}{path}"
 
     def params(self) -> list[tuple[str, str]]:
         """The query's parameters in order, repeated ones too. Raises BadRequest when they are not UTF-8."""

@@ -1,10 +1,14 @@
 """The shapes of records on the wire."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from ikon import policy
+import msgspec
+
+from ikon import policy, protection
 from ikon.config import Settings
 from ikon.context import Context
+from ikon.db.copies import Copy
 from ikon.model.image import Image, Member, timestamp
 
 
@@ -12,7 +16,7 @@ def image(ctx: Context, record: Image) -> dict[str, Any]:
     """An image as the API shows it. Names of stores are for those who may see where data is: the owner's project and administrators."""
     path = f"/v2/images/{record.id}"
     shown: dict[str, Any] = {
-        **record.properties,
+        **protection.readable(ctx, record.properties),
         "id": record.id,
         "name": record.name,
         "status": record.status,
@@ -47,13 +51,22 @@ def image(ctx: Context, record: Image) -> dict[str, Any]:
     return shown
 
 
-def located(shown: dict[str, Any], places: list[tuple[str, str]] | None, settings: Settings) -> dict[str, Any]:
-    """A record with the places of its data, as far as the settings show them. places: (URL, store); None: the caller may not see them."""
+def located(shown: dict[str, Any], places: Sequence[Copy] | None, settings: Settings) -> dict[str, Any]:
+    """A record with the places of its data, as far as the settings show them. places None: the caller may not see them."""
     if places is not None and settings.show_locations:
-        shown["locations"] = [{"url": url, "metadata": {"store": store}} for url, store in places]
-    if places and settings.show_direct_url:
-        shown["direct_url"] = places[0][0]
+        shown["locations"] = locations(places)
+    sound = [copy for copy in places or () if copy.state != "bad"]
+    if sound and settings.show_direct_url:
+        shown["direct_url"] = sound[0].url
     return shown
+
+
+def locations(places: Sequence[Copy]) -> list[dict[str, Any]]:
+    """Places of an image's data, with what was said of those that callers named."""
+    return [
+        {"url": copy.url, "metadata": (msgspec.json.decode(copy.metadata) if copy.metadata else {}) | {"store": copy.store}}
+        for copy in places
+    ]
 
 
 def member(image_id: str, project: str, entry: Member) -> dict[str, Any]:

@@ -16,6 +16,7 @@ GROUPS = {
     "metadefs": "ikon.cli.metadefs:metadefs",
     "user": "ikon.cli.user:user",
     "policy": "ikon.cli.policy:policy",
+    "quota": "ikon.cli.quota:quota",
     "jobs": "ikon.cli.jobs:jobs",
     "why": "ikon.cli.why:why",
     "periodic": "ikon.cli.periodic:periodic",

@@ -24,8 +24,12 @@ def upgrade(config: str | None, data: str | None, database: str | None) -> None:
     """Bring the schema to what this version needs. Safe to repeat; servers may run meanwhile, except on SQLite."""
     chosen = settings(config, data=data, database=database)
     _alone(chosen)
-    stock = metadef_files.stock if chosen.metadefs.catalogue else None
-    click.echo(f"The schema is at {schema.upgrade(make_engine(chosen.database), stock)}")
+    found = schema.upgrade(
+        make_engine(chosen.database),
+        lambda: click.echo("Another upgrade is at work: this one waits for its end", err=True),
+        metadef_files.stock if chosen.metadefs.catalogue else None,
+    )
+    click.echo(f"The schema is at {found}")
 
 
 @db.command()
@@ -36,11 +40,17 @@ def upgrade(config: str | None, data: str | None, database: str | None) -> None:
     "--rebuild", is_flag=True, help="Make the index of lists anew; on SQLite no server may run, elsewhere nothing may be written."
 )
 def check(config: str | None, data: str | None, database: str | None, lists: bool, rebuild: bool) -> None:
-    """Say whether the schema is what this version needs; ends with 1 if not."""
+    """Say whether the schema, the server and its user's rights there are what this version needs, and what to do; ends with 1 if not."""
     chosen = settings(config, data=data, database=database)
-    found = None if schema.is_absent(chosen.database) else schema.version(make_engine(chosen.database))
+    absent = schema.is_absent(chosen.database)
+    found = None if absent else schema.version(make_engine(chosen.database))
     click.echo(f"The schema is at {found or 'nothing: the database is empty'}; this version needs {SCHEMA}")
+    wrong = [] if absent else [each for each in schema.look(make_engine(chosen.database)) if each.remedy]
+    for finding in wrong:
+        click.echo(f"{finding.what}: {finding.said}\n-> {finding.remedy}")
     if found != SCHEMA:
+        click.echo(f"-> {schema.remedy(found)}")
+    if wrong or found != SCHEMA:
         raise SystemExit(1)
     if rebuild:
         _alone(chosen)

@@ -2,10 +2,7 @@
 
 import asyncio
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import click
 from sqlalchemy import Connection
@@ -14,33 +11,27 @@ from sqlalchemy.exc import SQLAlchemyError
 from ikon import broker, events
 from ikon.cli.options import settings, settings_options
 from ikon.config import Settings, is_loopback
-from ikon.db import copies, deliveries, runs, schema, trash, users
+from ikon.db import checks, copies, deliveries, runs, schema, trash, users
+from ikon.db.checks import Finding
 from ikon.db.engine import make_engine, now_ms
 from ikon.db.tables import SCHEMA
-from ikon.keystone import Keystone
+from ikon.keystone import Keystone, UnifiedLimits
 from ikon.model.periodic import told
+from ikon.model.quota import RESOURCES
 from ikon.problems import IdentityDown, Problem, StartError
 from ikon.stores.registry import open_stores
+from ikon.transfer.fetch import Fetcher
 
 LEAST_FREE = 1 << 30
-CLOCK_S = 5.0
-
-
-class Finding(NamedTuple):
-    """One thing looked at. remedy: what to do; empty when all is well."""
-
-    what: str
-    said: str
-    remedy: str = ""
 
 
 @click.command()
 @settings_options
 def doctor(config: str | None, data: str | None) -> None:
-    """Check settings, data directory, database, clock, broker, events, stores and identity. Ends with 1 when something is wrong."""
+    """Check settings, data directory, database, clock, broker, events, stores, identity and limits. Ends with 1 when something is wrong."""
     chosen = settings(config, data=data)
     findings: list[Finding] = []
-    for look in (_data, _database, _broker, _events, _stores, _identity):
+    for look in (_data, _database, _broker, _events, _stores, _identity, _limits):
         findings += look(chosen)
     for finding in findings:
         click.echo(f"{'WRONG' if finding.remedy else 'ok':5}  {finding.what}: {finding.said}")
@@ -70,14 +61,7 @@ def _database(chosen: Settings) -> list[Finding]:
     try:
         found = schema.version(engine)
         with engine.connect() as conn:
-            findings = [
-                Finding(
-                    "clock",
-                    f"{(skew := _skew(conn)):+.1f} s from the database's",
-                    "" if abs(skew) < CLOCK_S else "Keep the clocks of all nodes with NTP",
-                )
-            ]
-            findings += _durable(conn, chosen)
+            findings = checks.look(conn) + checks.durability(conn)
             findings += _at_work(conn) if found == SCHEMA else []
     except StartError as error:
         said, _, remedy = str(error).removeprefix("database: ").rpartition(". ")
@@ -87,12 +71,7 @@ def _database(chosen: Settings) -> list[Finding]:
         return [Finding("database", f"{url}: {reason}", "Start the database, and check the setting `database`")]
     finally:
         engine.dispose()
-    remedy = "" if found == SCHEMA else "Run: ikon db upgrade"
-    return [Finding("database", f"{url} at schema {found or 'none'}, needed is {SCHEMA}", remedy), *findings]
-
-
-def _skew(conn: Connection) -> float:
-    return now_ms(conn) / 1000 - time.time()
+    return [Finding("database", f"{url} at schema {found or 'none'}, needed is {SCHEMA}", schema.remedy(found)), *findings]
 
 
 def _at_work(conn: Connection) -> list[Finding]:
@@ -107,21 +86,6 @@ def _at_work(conn: Connection) -> list[Finding]:
     for store, waiting in copies.waiting(conn).items():
         findings.append(Finding(f"store {store}", f"the bytes of {waiting} deleted copies are still there; they go when the store allows"))
     return findings
-
-
-def _durable(conn: Connection, chosen: Settings) -> list[Finding]:
-    """Whether what the database calls committed survives a power cut."""
-    checks: dict[str, tuple[str, Callable[[str], bool]]] = {
-        "mysql": ("SELECT @@innodb_flush_log_at_trx_commit", lambda value: value == "1"),
-        "mariadb": ("SELECT @@innodb_flush_log_at_trx_commit", lambda value: value == "1"),
-        "postgresql": ("SHOW synchronous_commit", lambda value: value != "off"),
-    }
-    if conn.dialect.name not in checks:
-        return []
-    query, sound = checks[conn.dialect.name]
-    value = str(conn.exec_driver_sql(query).scalar())
-    remedy = "" if sound(value) else "Set it to 1 (MariaDB) or on (PostgreSQL): a crash of the database now forgets committed images"
-    return [Finding("durability", f"{query.rpartition(' ')[2].strip('@')} = {value}", remedy)]
 
 
 def _broker(chosen: Settings) -> list[Finding]:
@@ -172,7 +136,7 @@ def _stores(chosen: Settings) -> list[Finding]:
     if not Path(chosen.data).exists():
         return []  # opening stores makes their directories, and looking must leave no trace
     try:
-        stores = open_stores(chosen)
+        stores = open_stores(chosen, Fetcher(chosen).begin)
     except StartError as error:
         return [Finding("stores", str(error), "Correct the setting")]
     findings = []
@@ -218,6 +182,27 @@ def _keystone(chosen: Settings) -> Finding:
             "identity", f"keystone, {chosen.keystone.url}: {problem}", "See the line before, and check the settings of [keystone]"
         )
     return Finding("identity", f"keystone, {chosen.keystone.url} answers")
+
+
+def _limits(chosen: Settings) -> list[Finding]:
+    """Whether Keystone tells what projects may hold, where it sets that."""
+    if not chosen.quota.from_keystone:
+        return []
+
+    async def ask() -> dict[str, int]:
+        unified = UnifiedLimits(chosen)
+        try:
+            return await unified.of("none")
+        finally:
+            unified.close()
+
+    try:
+        found = asyncio.run(ask())
+    except (IdentityDown, StartError) as problem:
+        return [Finding("limits", str(problem), "See the line before; the user of [keystone] needs the role reader on the system")]
+    missing = [each.wire for each in RESOURCES if each.wire not in found]
+    remedy = f"Register {', '.join(missing)}: what is not registered is 0" if missing else ""
+    return [Finding("limits", f"Keystone has {len(found)} of the image service", remedy)]
 
 
 def _users(chosen: Settings) -> list[Finding]:

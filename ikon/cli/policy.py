@@ -3,6 +3,7 @@
 import click
 
 from ikon import policy as rules
+from ikon import protection
 from ikon.cli.options import settings, settings_options
 from ikon.config import Settings
 from ikon.context import Context
@@ -34,6 +35,8 @@ def check(config: str | None, data: str | None) -> None:
     for name in found:
         if name not in rules.RULES:
             click.echo(f"{name}: no operation of Ikon's; it counts where other rules name it")
+    if (protected := _protection(chosen)) is not None:
+        click.echo(f"{chosen.policy.property_protection_file}: {len(protected.sections)} sections protect properties")
 
 
 @policy.command()
@@ -67,6 +70,31 @@ def explain(
     click.echo(f"{action}: {'allowed' if allowed else 'refused'} by {by}: {text}")
     for line in file.explain(action, ctx, image, None):
         click.echo(f"  {'yes' if line.holds else 'no '}  {line.text}")
+
+
+@policy.command("property")
+@settings_options
+@click.argument("name")
+@click.option("--role", "roles", multiple=True, help="A role of the caller; may be given several times.")
+@click.option("--project", default="caller", show_default=True, help="The caller's project.")
+def explain_property(config: str | None, data: str | None, name: str, roles: tuple[str, ...], project: str) -> None:
+    """Say what a caller may do with the property NAME of an image that it may change, and which section of the file decides."""
+    chosen = settings(config, data=data)
+    protected, file = _protection(chosen), chosen.policy.property_protection_file
+    if protected is None:
+        click.echo("no property is protected")
+        return
+    ctx = Context("someone", project, roles=frozenset(role.lower() for role in roles))
+    section = protected.section(name)
+    click.echo(f"{name}: [{section.pattern.pattern}] of {file}" if section else f"{name}: no section of {file} is for it, so nobody")
+    for operation in protection.OPERATIONS:
+        who = ", ".join(sorted(section.who[operation])) if section else ""
+        click.echo(f"  {'yes' if protected.allows(ctx, operation, name) else 'no '}  {operation}: {who or protection.NOBODY}")
+
+
+def _protection(chosen: Settings) -> protection.Protection | None:
+    """Who may do what with properties. Raises StartError."""
+    return protection.configured(chosen.policy, PolicyFile(chosen.policy.file) if chosen.policy.file else None)
 
 
 def _in_force(chosen: Settings) -> dict[str, tuple[str, bool]]:

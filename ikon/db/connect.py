@@ -59,6 +59,8 @@ def engine(url: str, *, limits: bool, reads: bool = False) -> sa.Engine:
         sa.event.listen(made, "begin", lambda conn: raw(conn).execute(begin))
     prepare = {"sqlite": _prepare_sqlite, "postgresql": _prepare_postgresql}.get(kind, _prepare_mysql)
     sa.event.listen(made, "connect", lambda driver, record: prepare(driver, limits, reads))
+    if limits and kind in ("mysql", "mariadb"):
+        sa.event.listen(made, "connect", lambda driver, record: record.info.update(galera=_is_galera(driver)))
     if limits and made.driver in CONNECTORS:
         sa.event.listen(made, "do_connect", CONNECTORS[made.driver])
     return made
@@ -96,7 +98,7 @@ def _prepare_mysql(driver: Any, limits: bool, reads: bool) -> None:
     collation = "utf8mb4_nopad_bin" if mariadb else "utf8mb4_0900_bin"
     settings = ["sql_mode='STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION,NO_AUTO_VALUE_ON_ZERO'"]
     if limits:
-        settings.append(f"innodb_lock_wait_timeout={LOCK_WAIT_S}")
+        settings += [f"innodb_lock_wait_timeout={LOCK_WAIT_S}", f"lock_wait_timeout={LOCK_WAIT_S}"]  # a row's lock; LOCK TABLES
         if mariadb:
             settings += [f"idle_write_transaction_timeout={LOCK_WAIT_S}", f"max_statement_time={STATEMENT_S}"]
         else:
@@ -106,6 +108,14 @@ def _prepare_mysql(driver: Any, limits: bool, reads: bool) -> None:
         cursor.execute("SET SESSION " + ", SESSION ".join(settings))
         if reads:
             cursor.execute("SET SESSION TRANSACTION READ ONLY")
+
+
+def _is_galera(driver: Any) -> bool:
+    """Whether the server is a node of Galera, which may be behind the others; asked once for each connection."""
+    with driver.cursor() as cursor:
+        cursor.execute("SHOW VARIABLES LIKE 'wsrep_on'")
+        row = cursor.fetchone()
+    return row is not None and row[1] == "ON"
 
 
 def _prepare_postgresql(driver: Any, limits: bool, reads: bool) -> None:
@@ -163,6 +173,7 @@ class Line:
         self._sqlite = made.dialect.name == "sqlite"
         self._conn: Connection | None = None
         self._deadline = 0.0
+        self._galera = self._wants_sync = False
 
     def connection(self) -> Connection:
         """The connection, with STATEMENT_S for what is done next on SQLite. Raises DBAPIError when the database cannot be reached."""
@@ -176,7 +187,20 @@ class Line:
                 raw(self._conn).set_progress_handler(self._overdue, 50_000)  # instructions: about a ms of work
         if self._sqlite:
             self._deadline = time.monotonic() + STATEMENT_S
+        self._galera = self._conn.info.get("galera", False)
+        if self._galera and self._conn.info.get("synced", False) != self._wants_sync:
+            self._conn.exec_driver_sql(f"SET SESSION wsrep_sync_wait={int(self._wants_sync)}")
+            self._conn.info["synced"] = self._wants_sync
         return self._conn
+
+    def catch_up(self) -> bool:
+        """Have what is done next see all that other nodes of Galera have committed. False where there are none, or it was so already."""
+        caught_up, self._wants_sync = self._wants_sync, self._galera
+        return self._galera and not caught_up
+
+    def relax(self) -> None:
+        """What is done next need not wait for other nodes."""
+        self._wants_sync = False
 
     def undo(self, *, drop: bool = False) -> None:
         """End the transaction without its changes. drop: close the connection too, as it must be when it is lost."""

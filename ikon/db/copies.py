@@ -2,7 +2,8 @@
 
 A row is committed before the first byte is written and goes only when the bytes are known to be gone.
 States: writing -> ready -> suspect -> bad, and from each of them -> deleting. Every step is a compare-and-set. Bytes that were found
-without a row get one too: stray, then deleting. Staged data whose source broke off: writing -> part -> deleting.
+without a row get one too: stray, then deleting. Staged data whose source broke off: writing -> part -> deleting. A place that a caller
+named: unchecked -> ready or bad; while it is unchecked, nothing there is ours to serve or to delete.
 """
 
 from collections.abc import Sequence
@@ -12,12 +13,14 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import Connection, bindparam
 
-from ikon.db import instances, missing, tables
+from ikon.db import instances, missing, tables, usage
 from ikon.db.engine import now_ms, now_ms_sql
 
 t = tables.copies
 d = tables.block_digests
 READABLE = ("ready", "suspect")
+#: States of what an image's record calls its locations.
+LISTED = ("unchecked", "ready", "suspect", "bad")
 #: States of staged data that an import can go on from.
 STAGED = ("part", "ready")
 #: States in which a process may be at work on a copy.
@@ -27,7 +30,10 @@ LONGEST_MS = 600_000
 
 
 class Copy(msgspec.Struct, frozen=True):
-    """One copy of an image's bytes. reserved: bytes charged to `project`. instance: the process at work on it, None when it is anyone's."""
+    """One copy of an image's bytes. reserved: bytes charged to `project`. instance: the process at work on it, None when it is anyone's.
+
+    metadata: JSON, what a caller said of the place that it named.
+    """
 
     id: str
     image_id: str
@@ -43,12 +49,14 @@ class Copy(msgspec.Struct, frozen=True):
     verified_at: int | None
     tries: int
     not_before: int
+    metadata: str | None = None
 
 
 COLUMNS = list(t.c)
 INSERT = sa.insert(t).values({c: bindparam(c.name) for c in COLUMNS})
 OF_IMAGE = sa.select(*COLUMNS).where(t.c.image_id == bindparam("image_id")).order_by(t.c.created, t.c.id)
 GET = sa.select(*COLUMNS).where(t.c.id == bindparam("id"))
+LOCK = GET.with_for_update()
 FINISH = (
     sa.update(t)
     .where(t.c.id == bindparam("copy_id"), t.c.state == "writing", t.c.instance == bindparam("me"))
@@ -63,6 +71,7 @@ DIGESTS_NEEDED = sa.union_all(*(sa.select(of.c.digests).where(of.c.id == bindpar
 def intend(conn: Connection, copy: Copy) -> None:
     """Commit to writing bytes under this copy's URL."""
     conn.execute(INSERT, msgspec.structs.asdict(copy))
+    usage.note_copy(conn, copy.project, copy.image_id, copy.store, copy.reserved)
 
 
 def get(conn: Connection, copy_id: str) -> Copy | None:
@@ -76,10 +85,10 @@ def of_image(conn: Connection, image_id: str) -> list[Copy]:
     return [Copy(*row) for row in conn.execute(OF_IMAGE, {"image_id": image_id})]
 
 
-def readable(conn: Connection, image_ids: Sequence[str]) -> dict[str, list[Copy]]:
-    """The copies that can be read of each of these images, oldest first."""
+def listed(conn: Connection, image_ids: Sequence[str]) -> dict[str, list[Copy]]:
+    """The copies that the records of these images call their locations, oldest first."""
     found: dict[str, list[Copy]] = {}
-    query = sa.select(*COLUMNS).where(t.c.image_id.in_(image_ids), t.c.state.in_(READABLE)).order_by(t.c.created, t.c.id)
+    query = sa.select(*COLUMNS).where(t.c.image_id.in_(image_ids), t.c.state.in_(LISTED)).order_by(t.c.created, t.c.id)
     for row in conn.execute(query):
         found.setdefault(row[1], []).append(Copy(*row))
     return found
@@ -87,13 +96,43 @@ def readable(conn: Connection, image_ids: Sequence[str]) -> dict[str, list[Copy]
 
 def finish(conn: Connection, copy_id: str, me: str, size: int) -> bool:
     """Make a copy that this instance was writing ready. False when it is not this instance's any more."""
-    return conn.execute(FINISH, {"copy_id": copy_id, "me": me, "bytes": size}).rowcount == 1
+    return _resized(conn, copy_id, size, FINISH, {"copy_id": copy_id, "me": me, "bytes": size})
+
+
+def checked(conn: Connection, copy_id: str, size: int, reserved: int) -> bool:
+    """A place that a caller named has the image's bytes, of which so many are charged. False when it is not unchecked any more."""
+    seen = sa.update(t).where(t.c.id == copy_id, t.c.state == "unchecked")
+    return _resized(conn, copy_id, reserved, seen.values(state="ready", size=size, reserved=reserved, verified_at=now_ms_sql()))
+
+
+def place(conn: Connection, copy: Copy) -> bool:
+    """Record a place that a caller names. False when a row names it already, by the id that was made of it."""
+    return missing.insert(conn, t, **msgspec.structs.asdict(copy))
+
+
+def refuse(conn: Connection, copy_id: str, *, keep: bool) -> bool:
+    """A place that a caller named has not the image's bytes, or none that can be read. False when it is not unchecked any more.
+
+    keep: in the record; only where nothing would ever be deleted there.
+    """
+    unchecked = sa.and_(t.c.id == copy_id, t.c.state == "unchecked")
+    return conn.execute(sa.update(t).where(unchecked).values(state="bad") if keep else sa.delete(t).where(unchecked)).rowcount == 1
+
+
+def check_again(conn: Connection, copy_id: str) -> bool:
+    """Have a place looked at again that was refused. False when there is none such."""
+    return conn.execute(sa.update(t).where(t.c.id == copy_id, t.c.state == "bad").values(state="unchecked")).rowcount == 1
+
+
+def describe(conn: Connection, copy_id: str, metadata: str | None) -> None:
+    """Keep what a caller says of a place."""
+    conn.execute(sa.update(t).where(t.c.id == copy_id).values(metadata=metadata))
 
 
 def keep_part(conn: Connection, copy_id: str, me: str, size: int) -> bool:
     """Keep what has come of staged data whose source broke off. False when it is not this instance's any more."""
     mine = sa.update(t).where(t.c.id == copy_id, t.c.state == "writing", t.c.instance == me)
-    return conn.execute(mine.values(state="part", instance=None, size=size, reserved=size, verified_at=now_ms_sql())).rowcount == 1
+    return _resized(conn, copy_id, size, mine.values(state="part", instance=None, size=size, reserved=size, verified_at=now_ms_sql()))
 
 
 def claim_undo(conn: Connection, copy_id: str, me: str) -> str:
@@ -121,7 +160,14 @@ def claim_ownerless(conn: Connection, copy: Copy) -> bool:
 
 
 def condemn(conn: Connection, copy: Copy) -> bool:
-    """Take a copy that nobody writes to deleting; one that is being written keeps its writer, who deletes the bytes when it has stopped."""
+    """Take a copy that nobody writes to deleting; one that is being written keeps its writer, who deletes the bytes when it has stopped.
+
+    A place that nobody has looked at yet is not ours to delete: its row goes. True where there is something to delete.
+    """
+    if copy.state == "unchecked":
+        conn.execute(sa.delete(t).where(t.c.id == copy.id, t.c.state == "unchecked"))
+        drop_digests(conn, copy.image_id, copy.id)
+        return False
     return conn.execute(sa.update(t).where(t.c.id == copy.id, t.c.state != "deleting").values(state="deleting")).rowcount == 1
 
 
@@ -132,10 +178,28 @@ def suspect(conn: Connection, copy_id: str) -> bool:
 
 def reserve(conn: Connection, copy_id: str, me: str, reserved: int) -> bool:
     """Record how many bytes a copy being written is charged with. False when it is not ours any more."""
-    return (
-        conn.execute(sa.update(t).where(t.c.id == copy_id, t.c.instance == me, t.c.state == "writing").values(reserved=reserved)).rowcount
-        == 1
-    )
+    mine = sa.update(t).where(t.c.id == copy_id, t.c.instance == me, t.c.state == "writing")
+    return _resized(conn, copy_id, reserved, mine.values(reserved=reserved))
+
+
+def _resized(conn: Connection, copy_id: str, size: int, change: sa.Update, values: dict[str, Any] | None = None) -> bool:
+    """Make a change after which a copy is charged with that size, if it is still to be made. Whether it was."""
+    row = conn.execute(LOCK, {"id": copy_id}).first() if usage.is_counted(conn) else None
+    if conn.execute(change, values or {}).rowcount != 1:
+        return False
+    if row is not None:
+        was = Copy(*row)
+        usage.note_copy(conn, was.project, was.image_id, was.store, size - was.reserved)
+    return True
+
+
+def give(conn: Connection, image_id: str, project: str | None) -> None:
+    """Charge another project with all copies of a locked image."""
+    for row in conn.execute(OF_IMAGE.with_for_update(), {"image_id": image_id}).all():  # one that is being written may be promised more now
+        copy = Copy(*row)
+        usage.note_copy(conn, copy.project, image_id, copy.store, -copy.reserved)
+        usage.note_copy(conn, project, image_id, copy.store, copy.reserved)
+    conn.execute(sa.update(t).where(t.c.image_id == image_id).values(project=project))
 
 
 def release(conn: Connection, copy_id: str, again_in_ms: int) -> None:
@@ -148,7 +212,7 @@ def release(conn: Connection, copy_id: str, again_in_ms: int) -> None:
 
 def forget(conn: Connection, copy: Copy) -> Copy | None:
     """Remove the row of a copy whose bytes are gone, with digests that nobody needs any more. Returns the row, None if it was gone."""
-    row = conn.execute(GET.with_for_update(), {"id": copy.id}).first()
+    row = conn.execute(LOCK, {"id": copy.id}).first()
     if row is None or conn.execute(sa.delete(t).where(t.c.id == copy.id, t.c.state == "deleting")).rowcount == 0:
         return None
     needed = conn.execute(DIGESTS_NEEDED, {"id": copy.image_id}).first()
@@ -156,7 +220,9 @@ def forget(conn: Connection, copy: Copy) -> Copy | None:
         conn.execute(sa.delete(d).where(d.c.image_id == copy.image_id))
     elif needed[0] != copy.id:
         conn.execute(sa.delete(d).where(d.c.image_id == copy.image_id, d.c.copy_id == copy.id))
-    return Copy(*row)
+    gone = Copy(*row)
+    usage.note_copy(conn, gone.project, gone.image_id, gone.store, -gone.reserved)
+    return gone
 
 
 def to_delete(conn: Connection, me: str, node: str, store: str, limit: int) -> list[Copy]:
@@ -217,6 +283,8 @@ def condemn_strays(conn: Connection, limit: int) -> int:
 
 def add_digests(conn: Connection, image_id: str, copy_id: str, gib: int, digests: bytes) -> None:
     """Keep the block digests of one GiB."""
+    if conn.execute(GET.with_for_update(), {"id": copy_id}).first() is None:
+        return  # nobody would ever forget them
     conn.execute(sa.insert(d).values(image_id=image_id, copy_id=copy_id, gib=gib, digests=digests))
 
 

@@ -5,7 +5,8 @@ import random
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import sqlalchemy as sa
@@ -21,9 +22,9 @@ from ikon.db.failures import CONTENDED, DOWN, LOST, SLOW
 from ikon.db.pool import Call, Pool
 from ikon.db.wal import Wal
 from ikon.model.event import Sink
-from ikon.problems import DatabaseDown, OutcomeUnknown
+from ikon.problems import DatabaseDown, OutcomeUnknown, Problem
 
-__all__ = ["Database", "make_engine", "now_ms", "now_ms_sql"]
+__all__ = ["Database", "be_sure", "make_engine", "now_ms", "now_ms_sql", "proven_by"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,6 +37,8 @@ PAUSE_S, LONGEST_PAUSE_S = 0.02, 1.0
 #: A group of writes on SQLite is committed when it has so many members, or has run so long.
 GROUP_MEMBERS, GROUP_S = 64, 0.5
 CLOSE_S = 5.0
+#: After a COMMIT that broke off: how long its outcome is looked for, how often, and after how many looks it is taken not to be there.
+LOOK_S, LOOK_EACH_S, LOOKS = 2.0, 0.1, 3
 
 
 class NowMs(FunctionElement[int]):
@@ -64,6 +67,18 @@ def _now_postgresql(element: Any, compiler: Any, **kw: Any) -> str:
     return "CAST(1000 * extract(epoch from clock_timestamp()) AS bigint)"  # now() is the start of the transaction
 
 
+#: What surrounds a function that writes, in its transaction, with what its earlier tries lacked.
+Around = Callable[[Connection, dict[str, Any]], AbstractContextManager[None]]
+
+
+class Lacking(Exception):
+    """A function needs what only others know. It is undone, `learn` is awaited outside any transaction, and the function runs again."""
+
+    def __init__(self, name: str, learn: Callable[[], Awaitable[Any]]) -> None:
+        super().__init__(name)
+        self.name, self.learn = name, learn
+
+
 _SELECT_NOW = sa.select(NowMs())
 
 
@@ -72,23 +87,43 @@ def now_ms(conn: Connection) -> int:
     return int(conn.execute(_SELECT_NOW).scalar_one())
 
 
+class Behind(Exception):
+    """The function is to run again, when this node has caught up with the others."""
+
+
+def be_sure(conn: Connection) -> None:
+    """What was found is not what a caller hopes for, and may be out of date: on a node of Galera the function runs once more, after all
+    that other nodes have committed. A Problem that it raises has the same effect. Elsewhere, and the second time, nothing.
+    """
+    if conn.info.get("galera") and not conn.info.get("synced"):
+        raise Behind
+
+
+def proven_by(conn: Connection, row: sa.Select[Any], values: dict[str, Any]) -> None:
+    """A query that finds something if, and only if, this transaction was committed: asked where its COMMIT breaks off."""
+    conn.info["proof"] = row, values
+
+
 class Database:
     """One database with its connections and threads. Belongs to one event loop; several Databases do not know each other.
 
     Reads and writes take a plain synchronous function of a connection and plain values. It does nothing outside the database, for it
-    may run more than once, and neither commits nor rolls back. Any exception from it undoes the transaction and reaches the caller.
+    may run more than once, and neither commits nor rolls back. Any exception from it undoes the transaction and reaches the caller; on a
+    node of Galera a Problem does so when it is raised again after the node has caught up with the others.
     Of the database's own failures callers see IntegrityError, Busy, TooSlow, DatabaseDown and OutcomeUnknown; all but the last mean
     that nothing was changed.
     """
 
-    def __init__(self, url: str, *, readers: int = 8, rehearse: bool = False, sinks: Sequence[Sink] = ()) -> None:
-        """Connects to nothing yet. sinks: who is told of events that functions write. rehearse runs each function that writes twice,
-        the first time undone, for tests: it must bear that.
+    def __init__(
+        self, url: str, *, readers: int = 8, rehearse: bool = False, sinks: Sequence[Sink] = (), around: Around | None = None
+    ) -> None:
+        """Connects to nothing yet. sinks: who is told of events that functions write. around: in what they run. rehearse runs each
+        function that writes twice, the first time undone, for tests: it must bear that.
 
         Raises StartError when the URL is of no use.
         """
         writes, reads = connect.engine(url, limits=True), connect.engine(url, limits=True, reads=True)
-        writes.update_execution_options(sinks=tuple(sinks))
+        writes.update_execution_options(sinks=tuple(sinks), around=around)
         #: "sqlite", "mysql" (MariaDB too) or "postgresql"
         self.dialect = "mysql" if writes.dialect.name == "mariadb" else writes.dialect.name
         #: CLOCK_BOOTTIME, in seconds, when a transaction last succeeded; 0.0 before the first.
@@ -114,7 +149,12 @@ class Database:
 
     async def write(self, fn: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run fn and commit. Returns after the commit; a cancelled caller waits for the outcome, then is cancelled."""
-        return await self._put(self._writes, fn, args, kwargs)  # type: ignore[no-any-return]
+        given: dict[str, Any] = {}
+        while True:
+            try:
+                return await self._put(self._writes, fn, args, kwargs, given)  # type: ignore[no-any-return]
+            except Lacking as lacking:
+                given = {**given, lacking.name: await lacking.learn()}
 
     async def close(self) -> None:
         """Finish what is queued and close the connections; after 5 s give up the rest, with DatabaseDown or OutcomeUnknown."""
@@ -126,10 +166,12 @@ class Database:
         self._reads.give_up(_stopping, _stopping)
         self._writes.give_up(_stopping, OutcomeUnknown)
 
-    def _put(self, pool: Pool, fn: Callable[..., Any], args: Any, kwargs: Any) -> "asyncio.Future[Any]":
+    def _put(
+        self, pool: Pool, fn: Callable[..., Any], args: Any, kwargs: Any, given: dict[str, Any] | None = None
+    ) -> "asyncio.Future[Any]":
         if self._closing.is_set():
             raise _stopping()
-        call = Call(fn, args, kwargs, patient=pool is self._writes)
+        call = Call(fn, args, kwargs, given or {}, patient=pool is self._writes)
         pool.put(call)
         return call.future
 
@@ -143,7 +185,8 @@ class Database:
     def repeated(self, line: Line, call: Call, once: Callable[[Line, Call], Any], *, writing: bool) -> Any:
         """Carry out a call, again where it failed before its commit and another try may do better."""
         pause = PAUSE_S
-        for tries in range(1, TRIES + 1):
+        line.relax()
+        for tries in range(1, TRIES + 2):  # one more, for a node of Galera that has to catch up first
             if self._unreachable and time.monotonic() - call.since > GIVE_UP_S:
                 raise DatabaseDown(retry_after_s=1)  # it has waited long enough behind others that reached nobody
             try:
@@ -151,11 +194,13 @@ class Database:
             except BaseException as error:
                 means = failures.meaning(error, writing=writing)
                 line.undo(drop=means == LOST)
+                if means is None and isinstance(error, (Problem, Behind)) and not isinstance(error, OutcomeUnknown) and line.catch_up():
+                    continue
                 if means is None:
                     raise
                 self._unreachable = means == LOST
                 late = time.monotonic() - call.since > GIVE_UP_S
-                if means in (DOWN, SLOW) or tries == TRIES or late or self._closing.wait(pause * random.uniform(0.5, 1)):  # noqa: S311
+                if means in (DOWN, SLOW) or tries >= TRIES or late or self._closing.wait(pause * random.uniform(0.5, 1)):  # noqa: S311
                     log.get().warning("database call failed", means=means, tries=tries, error=failures.facts(error))
                     raise failures.problem(means, error) from error
                 pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -204,9 +249,9 @@ class Database:
             if guarded:
                 driver.execute("SAVEPOINT member")
             if self._rehearse:
-                call.run(conn)
+                _run(conn, call)
                 driver.execute("ROLLBACK TO member")
-            result = call.run(conn)
+            result = _run(conn, call)
         except BaseException as error:
             means = failures.meaning(error, writing=True)
             problem = error if means is None else failures.problem(means, error)
@@ -233,23 +278,53 @@ def _read(line: Line, call: Call) -> Any:
 
 def _rehearse_and_write(line: Line, call: Call) -> Any:
     conn = line.connection()
-    call.run(conn)
+    _run(conn, call)
     conn.rollback()
     return _write(line, call)
 
 
+def _run(conn: Connection, call: Call) -> Any:
+    around: Around | None = conn.get_execution_options()["around"]
+    if around is None:
+        return call.run(conn)
+    with around(conn, call.given):
+        return call.run(conn)
+
+
 def _write(line: Line, call: Call) -> Any:
     conn = line.connection()
-    result = call.run(conn)
+    conn.info.pop("proof", None)
+    result = _run(conn, call)
+    proof = conn.info.get("proof")
     try:
         conn.commit()
     except DBAPIError as error:
         if isinstance(error, IntegrityError) or failures.meaning(error, writing=True) == CONTENDED:
             raise  # the server's word that it has not
         line.undo(drop=True)
-        log.get().warning("outcome of a commit is unknown", error=failures.facts(error))
-        raise OutcomeUnknown(retry_after_s=1) from error
+        log.get().warning("commit broke off", error=failures.facts(error))
+        if proof is None or not _is_proven(line, *proof):
+            raise OutcomeUnknown(retry_after_s=1) from error
     return result
+
+
+def _is_proven(line: Line, row: sa.Select[Any], values: dict[str, Any]) -> bool:
+    """Whether a transaction whose COMMIT broke off is seen, over a new connection, to have happened.
+
+    False: it is not seen, or nobody answers for a while. It may come yet, as long as the server works on what it got over the old one.
+    """
+    until, looks = time.monotonic() + LOOK_S, 0
+    while looks < LOOKS and time.monotonic() < until:
+        try:
+            found = line.connection().execute(row, values).first()
+            line.undo()
+            if found is not None:
+                return True
+            looks += 1
+        except DBAPIError:
+            line.undo(drop=True)
+        time.sleep(LOOK_EACH_S)
+    return False
 
 
 class _Each:

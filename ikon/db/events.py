@@ -11,7 +11,7 @@ from sqlalchemy import Connection, bindparam
 
 from ikon.context import Context
 from ikon.db import deliveries, tables
-from ikon.db.engine import now_ms_sql
+from ikon.db.engine import now_ms_sql, proven_by
 from ikon.model import event
 from ikon.model.image import Image
 from ikon.model.job import Job
@@ -20,6 +20,8 @@ from ikon.problems import Problem
 
 t = tables.events
 INSERT = sa.insert(t).values({c: bindparam(c.name) for c in t.c if c.name not in ("n", "at")} | {"at": now_ms_sql()})
+#: Finds one event, and that of no other transaction, if a crash has its number given twice.
+ITSELF = sa.select(t.c.n).where(*(t.c[name] == bindparam(name) for name in ("n", "image_id", "version", "kind", "request")))
 #: Characters kept of a problem's text, and of what the operator alone is told about it.
 WHY, BECAUSE = 1000, 300
 
@@ -36,18 +38,11 @@ class Event(msgspec.Struct, frozen=True):
 
 def add(conn: Connection, ctx: Context, kind: str, image: Image, detail: str | None = None) -> None:
     """Record that `kind` ("image.create", ...) happened to the image, whose version is the one it led to; sinks will be told of it."""
-    conn.execute(
-        INSERT,
-        {
-            "image_id": image.id,
-            "version": image.version,
-            "kind": kind,
-            "project": ctx.project,
-            "user": ctx.user,
-            "request": ctx.request_id,
-            "detail": detail,
-        },
-    )
+    itself = {"image_id": image.id, "version": image.version, "kind": kind, "request": ctx.request_id}
+    written = conn.execute(INSERT, itself | {"project": ctx.project, "user": ctx.user, "detail": detail})
+    key = written.inserted_primary_key
+    if key is not None:
+        proven_by(conn, ITSELF, itself | {"n": key[0]})
     _tell(conn, kind, image.id, image.version, lambda: event.body(ctx, kind, image, detail, time.time_ns() // 1000))
 
 

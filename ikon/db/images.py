@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import Connection, bindparam
 from sqlalchemy.exc import IntegrityError
 
-from ikon.db import tables, terms
+from ikon.db import tables, terms, usage
 from ikon.model.image import UUID, Image, Importing, Member
 from ikon.problems import ImageExists, StatusConflict
 
@@ -79,6 +79,7 @@ def put_back(conn: Connection, image: Image) -> None:
     except IntegrityError:
         raise TakenK from None
     terms.change(conn, None, image)
+    usage.note_image(conn, None, image)
 
 
 def get(conn: Connection, image_id: str) -> Image | None:
@@ -130,6 +131,7 @@ def save(conn: Connection, before: Image, after: Image, *, touch: bool = True) -
     del values["k"], values["id"]
     conn.execute(UPDATE, {**values, "the_k": after.k})
     terms.change(conn, before, after)
+    usage.note_image(conn, before, after)
     return after
 
 
@@ -144,3 +146,4 @@ def delete(conn: Connection, image: Image) -> None:
     """Forget a locked image's record. Its id stays given."""
     conn.execute(sa.delete(t).where(t.c.k == image.k))
     terms.change(conn, image, None)
+    usage.note_image(conn, image, None)

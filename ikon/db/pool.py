@@ -33,11 +33,11 @@ class Outcome(asyncio.Future[Any]):
 class Call:
     """A function on its way to a thread; its outcome goes to `future`."""
 
-    __slots__ = ("answered", "args", "fn", "future", "kwargs", "since")
+    __slots__ = ("answered", "args", "fn", "future", "given", "kwargs", "since")
 
-    def __init__(self, fn: Callable[..., Any], args: Any, kwargs: Any, *, patient: bool) -> None:
-        """patient: its caller waits for the outcome even when cancelled."""
-        self.fn, self.args, self.kwargs = fn, args, kwargs
+    def __init__(self, fn: Callable[..., Any], args: Any, kwargs: Any, given: dict[str, Any], *, patient: bool) -> None:
+        """given: what earlier tries lacked, by name. patient: its caller waits for the outcome even when cancelled."""
+        self.fn, self.args, self.kwargs, self.given = fn, args, kwargs, given
         loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = Outcome(loop=loop) if patient else loop.create_future()
         self.since = time.monotonic()

@@ -124,6 +124,7 @@ copies = sa.Table(
     sa.Column("verified_at", sa.BigInteger),
     sa.Column("tries", sa.Integer, nullable=False),  # failed attempts to delete the bytes
     sa.Column("not_before", sa.BigInteger, nullable=False),
+    sa.Column("metadata", long_text()),  # JSON: what was said of a place that a caller named
     sa.Index("copies_image", "image_id"),
     sa.Index("copies_state", "state", "not_before"),
     sa.Index("copies_project", "project"),
@@ -191,7 +192,14 @@ usage = sa.Table(
     "usage",
     metadata,
     sa.Column("project", text(255), primary_key=True),
-    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),  # what it holds; -1: not known, to be counted
+    sa.Column("staged_bytes", sa.BigInteger, nullable=False, server_default="-1"),  # as servers of before 0008 leave it
+    sa.Column("images", sa.BigInteger, nullable=False, server_default="-1"),
+    sa.Column("uploading", sa.BigInteger, nullable=False, server_default="-1"),
+    sa.Column("most_bytes", sa.BigInteger),  # limits of its own; none: those of the settings, 0: it has no limit
+    sa.Column("most_staged_bytes", sa.BigInteger),
+    sa.Column("most_images", sa.BigInteger),
+    sa.Column("most_uploading", sa.BigInteger),
 )
 
 users = sa.Table(

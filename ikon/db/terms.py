@@ -70,6 +70,12 @@ def insert(conn: Connection, table: str, found: list[tuple[Any, ...]]) -> None:
         _run(conn, _insert_text(conn.dialect.name, table, len(part), len(part[0])), [item for row in part for item in row])
 
 
+def count(conn: Connection, scope: str, names: Iterable[str]) -> int:
+    """How many rows a scope has of some terms, hidden images' too. It reads them all."""
+    found = [hashed(key(conn), scope, hidden, name) for name in names for hidden in (False, True)]
+    return int(conn.execute(sa.select(sa.func.count()).where(tables.terms.c.t.in_(found))).scalar_one())
+
+
 def mark(conn: Connection) -> str:
     """The driver's placeholder for a parameter."""
     return "?" if conn.dialect.name == "sqlite" else "%s"

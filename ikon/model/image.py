@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from ikon.context import Context
+from ikon.model.signature import plain
 from ikon.problems import BadRequest, BadValue, QuotaExceeded, ReadOnly
 
 Visibility = Literal["public", "community", "shared", "private"]
@@ -224,6 +225,12 @@ def check_counts(properties: int | None, tags: int | None, limits: tuple[int, in
             raise QuotaExceeded(f"The limit has been exceeded on the number of allowed image {what}. Attempted: {count}, Maximum: {most}")
 
 
+def require_formats(image: Image) -> None:
+    """Raises BadRequest unless an image says in which formats its data is to be."""
+    if missing := [name for name in FORMATS if getattr(image, name) is None]:
+        raise BadRequest(f"{'Properties' if len(missing) > 1 else 'Property'} {', '.join(missing)} must be set prior to saving data.")
+
+
 def check_id(value: Any) -> str:
     """A caller's own image id. Raises BadValue unless it has the form of a UUID."""
     if not isinstance(value, str) or not UUID.fullmatch(value):
@@ -253,5 +260,5 @@ def parse_new(body: Any) -> New:
             base[name] = value
         elif not (name in NULLABLE and value is None):
             check_property(name, value)
-            properties[name] = value
+            properties[name] = plain(name, value)
     return New(image_id, check_base(base), properties, "owner" in body)

@@ -13,6 +13,8 @@ from ikon.problems import BadRequest, Conflict, StatusConflict
 DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
 INTERFACES = ("public", "internal", "admin")
 DIRECT, COPY, WEB, REMOTE = "glance-direct", "copy-image", "web-download", "glance-download"
+#: What a job is for that reads a location, beside those.
+LOCATION = "location"
 
 
 class Request(Struct, frozen=True):

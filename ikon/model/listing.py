@@ -57,12 +57,13 @@ class Span(NamedTuple):
 class Filter(msgspec.Struct, frozen=True):
     """One condition. needs: an image that meets it has one of these in the index; none: the index does not know.
 
-    span: where the images that meet it lie in the order of a field, None: anywhere.
+    span: where the images that meet it lie in the order of a field, None: anywhere. property: the name of the one that it is about.
     """
 
     test: Test
     needs: tuple[Need, ...] = ()
     span: Span | None = None
+    property: str | None = None
 
 
 class Listing(msgspec.Struct, frozen=True, kw_only=True):
@@ -111,7 +112,7 @@ def parse(params: list[tuple[str, str]], page: int, page_max: int) -> Listing:
     if answer not in (*ANSWERS, "all"):
         raise BadValue(f"Invalid status: {answer}. It must be one of {', '.join(ANSWERS)}, all.")
     found: dict[str, Any] = {}
-    filters = [_nothing()] if visibility == "" else []
+    filters = [nothing()] if visibility == "" else []
     for name, value in params:
         if name == "tag":
             filters.append(Filter(_has_tag(value), (f"t:{value}",)))
@@ -189,7 +190,8 @@ def _has_tag(tag: str) -> Test:
     return lambda image: tag in image.tags
 
 
-def _nothing() -> Filter:
+def nothing() -> Filter:
+    """A condition that no image meets."""
     return Filter(lambda image: False, (NEVER,))
 
 
@@ -229,7 +231,7 @@ def _number_filter(name: str, value: str) -> Filter:
         return _compared(name, op, _number(name, rest))
     if re.fullmatch(r"[0-9]{1,18}", value):
         return _compared(name, "eq", int(value))
-    return _nothing()
+    return nothing()
 
 
 def _compared(name: str, op: str, number: int) -> Filter:
@@ -263,7 +265,7 @@ def _text_filter(name: str, value: str, found: dict[str, Any]) -> Filter:
         among = [rest if colon and op == "eq" else value]  # any other prefix is part of the value: `name=ubuntu:22.04`
     among = list(dict.fromkeys(item for item in among if "\0" not in item))  # no text holds one, and PostgreSQL refuses to look for it
     if not among:
-        return _nothing()
+        return nothing()
     few = len(among) <= MOST_VALUES
     if name == "owner" and few:
         found["owners"] = tuple(among)
@@ -291,7 +293,7 @@ def _property_filter(name: str, value: str) -> Filter:
         among += quoted_list(value[3:])
     wanted = frozenset(among)
     needs = tuple(f"p:{name}\0{item}" for item in dict.fromkeys(among)) if len(among) <= MOST_VALUES else ()
-    return Filter(lambda image: image.properties.get(name) in wanted, needs)
+    return Filter(lambda image: image.properties.get(name) in wanted, needs, property=name)
 
 
 def quoted_list(given: str) -> list[str]:

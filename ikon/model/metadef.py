@@ -4,6 +4,7 @@ A namespace holds entries of four kinds: properties, objects (groups of properti
 structs are the forms: their fields have the names of the wire, and what was not given is left out again.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args
 
@@ -170,7 +171,7 @@ def parse_tree(body: Any) -> Tree:
     """A namespace, with the entries that it names. Raises BadRequest, BadValue or ReadOnly naming the field, QuotaExceeded."""
     fields = _fields(body, "namespace")
     if nulls := [name for name, value in fields.items() if value is None]:
-        raise schema_problem(f"{nulls[0]}: null is no value; leave the field out", "namespace")
+        raise schema_problem(f"{nulls[0][:80]}: null is no value; leave the field out", "namespace")
     entries = [
         *_inner(fields, "object", "objects"),
         *(_keyed(name, item) for name, item in _mapping(fields, "properties").items()),
@@ -179,8 +180,9 @@ def parse_tree(body: Any) -> Tree:
     ]
     about = _convert(fields, About, "namespace")
     check_name("namespace", about.namespace, "namespace")
-    for kind in get_args(Kind):
-        check_room(kind, sum(entry.kind == kind for entry in entries), sum(map(size, entries)))
+    whole = sum(map(size, entries))
+    for kind, count in Counter(entry.kind for entry in entries).items():
+        check_room(kind, count, whole)
     return Tree(about, entries)
 
 
@@ -201,7 +203,7 @@ def parse_tags(body: Any) -> list[Entry]:
         raise schema_problem("Object missing required field `tags`", "tags")
     tags = _list(fields, "tags", "tags")
     if fields:
-        raise schema_problem(f"Object contains unknown field `{next(iter(fields))}`", "tags")
+        raise schema_problem(f"Object contains unknown field `{next(iter(fields))[:80]}`", "tags")
     check_room("tag", len(tags), 0)
     return [_named("tag", item, "tags", f"tags[{at}]: ") for at, item in enumerate(tags)]
 
@@ -401,4 +403,4 @@ def _convert(value: Any, form: Any, schema: str, where: str = "") -> Any:
         field = path.strip(".`")
         hints = {"type": Type, "items.type": Type, "visibility": Visibility}
         hint = f"; allowed: {', '.join(get_args(hints[field]))}" if field in hints else ""
-        raise schema_problem(f"{where}{f'{field}: ' if field else ''}{text}{hint}", schema) from None
+        raise schema_problem(f"{where}{f'{field}: ' if field else ''}{text[:300]}{hint}", schema) from None

@@ -4,12 +4,17 @@ The wire knows two forms: `{"op": "add", "path": "/x", "value": 1}` (media type 
 """
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
 from ikon.model.image import BASE, FORMATS, NULLABLE, Image, check_base, check_property, refuse_server_fields
+from ikon.model.locations import Patch, parse_patch
 from ikon.problems import BadRequest, Conflict, Forbidden, ReadOnly
+
+#: Whether the caller may create, read, update or delete the property of a name.
+May = Callable[[str, str], bool]
 
 OPS = ("add", "remove", "replace")
 MEDIA_TYPES = {
@@ -27,20 +32,28 @@ class Change(msgspec.Struct, frozen=True):
     strict: bool = False
 
 
-def parse(body: Any, form: str) -> list[Change]:
-    """The changes that a patch in one of the two forms asks for. Raises BadRequest, BadValue or ReadOnly, naming the operation's path."""
+def parse(body: Any, form: str) -> tuple[list[Change], list[Patch]]:
+    """The changes that a patch in one of the two forms asks for, and those of locations.
+
+    Raises BadRequest, BadValue or ReadOnly, naming the operation's path.
+    """
     if not isinstance(body, list):
         raise BadRequest("Request body must be a JSON array of operation objects.")
-    return [_operation(item, form) for item in body]
+    asked = [_operation(item, form) for item in body]
+    return [each for each in asked if isinstance(each, Change)], [each for each in asked if isinstance(each, Patch)]
 
 
-def _operation(item: Any, form: str) -> Change:
+def _operation(item: Any, form: str) -> Change | Patch:
     if not isinstance(item, dict):
         raise BadRequest("Operations must be JSON objects.")
     op, path = _v21(item) if form == "2.1" else _v20(item)
-    name = pointer(path)
+    name, *inside = parts(path)
     if op != "remove" and "value" not in item:
         raise BadRequest(f'Operation "{op}" requires a member named "value".')
+    if name == "locations":
+        return parse_patch(op, inside, item.get("value"))
+    if inside:
+        raise BadRequest(f"Invalid JSON pointer for this resource: '{path}'")
     if name == "id":
         raise ReadOnly("Attribute 'id' is read-only.")
     refuse_server_fields(name)
@@ -75,8 +88,8 @@ def _v20(item: dict[str, Any]) -> tuple[str, Any]:
     return found[0], item[found[0]]
 
 
-def pointer(path: Any) -> str:
-    """The attribute that a JSON pointer names. Raises BadRequest for what is no pointer, or points inside an attribute."""
+def parts(path: Any) -> list[str]:
+    """The attribute that a JSON pointer names, and what inside it. Raises BadRequest for what is no pointer."""
     if not isinstance(path, str):
         raise BadRequest(f"Pointer `{path!r:.40}` is not a string.")
     if not path.startswith("/"):
@@ -87,23 +100,21 @@ def pointer(path: Any) -> str:
         raise BadRequest(f'Pointer `{path}` contains adjacent "/".')
     if re.search(r"~(?![01])", path):
         raise BadRequest(f'Pointer `{path}` contains "~" that is not part of a recognized escape sequence.')
-    parts = [part.strip().replace("~1", "/").replace("~0", "~") for part in path[1:].split("/")]
-    if len(parts) != 1:
-        if parts[0] == "locations":
-            raise Forbidden("It's not allowed to add locations if locations are invisible.")
-        raise BadRequest(f"Invalid JSON pointer for this resource: '{path}'")
-    return parts[0]
+    return [part.strip().replace("~1", "/").replace("~0", "~") for part in path[1:].split("/")]
 
 
-def apply(image: Image, changes: list[Change], *, admin: bool) -> Image:
-    """The image as the changes leave it. Raises Conflict, Forbidden or ReadOnly; nothing is half changed, since the image is a new one."""
+def apply(image: Image, changes: list[Change], *, admin: bool, may: May = lambda operation, name: True) -> Image:
+    """The image as the changes leave it. may: what the caller may do with custom properties.
+
+    Raises Conflict, Forbidden or ReadOnly; nothing is half changed, since the image is a new one.
+    """
     fields: dict[str, Any] = {}
     properties = dict(image.properties)
     for change in changes:
         if change.name in BASE:
             _base(image, change, fields, admin=admin)
         else:
-            _property(change, properties)
+            _property(change, properties, may)
     return msgspec.structs.replace(image, **fields, properties=properties)
 
 
@@ -120,13 +131,17 @@ def _base(image: Image, change: Change, fields: dict[str, Any], *, admin: bool) 
     fields[name] = change.value
 
 
-def _property(change: Change, properties: dict[str, str]) -> None:
-    present = change.name in properties
-    if change.op == "add":
-        if change.strict and present:
-            raise Conflict(f"Property {change.name} already present.")
-    elif not present:
+def _property(change: Change, properties: dict[str, str], may: May) -> None:
+    """What the caller may not read is not there: it cannot be changed, nor, so that an answer does not tell, be added."""
+    seen = may("read", change.name)
+    present = change.name in properties and seen
+    operation = "delete" if change.op == "remove" else "update" if present else "create"
+    if change.op != "add" and not present:
         raise Conflict(f"Property {change.name} does not exist.")
+    if change.strict and present:
+        raise Conflict(f"Property {change.name} already present.")
+    if not seen or not may(operation, change.name):
+        raise ReadOnly(f"Attribute '{change.name}' is reserved.")
     if change.op == "remove":
         del properties[change.name]
     else:

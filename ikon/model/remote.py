@@ -9,6 +9,8 @@ import msgspec
 from msgspec import Struct
 
 from ikon.model.image import BASE, READ_ONLY, RESERVED, ContainerFormat, DiskFormat, Image, Status, check_counts, check_property
+from ikon.model.patch import May
+from ikon.model.signature import NAMES as SIGNED
 from ikon.problems import BadRequest, BadValue, RemoteNotActive, SourceBroken
 
 #: Bytes of the largest record that is read: 128 properties of 8 KiB.
@@ -16,8 +18,8 @@ RECORD_BYTES = 1 << 20
 #: Digests that can be compared, those of fixed length that every Python has.
 ALGORITHMS = frozenset(("md5", "sha1", "sha224", "sha256", "sha384", "sha512", "sha3_256", "sha3_512", "blake2b", "blake2s"))
 FORMATS = {"disk_format": get_args(DiskFormat), "container_format": get_args(ContainerFormat)}
-#: Attributes of an image itself, which no property is.
-NO_PROPERTY = READ_ONLY | RESERVED | BASE | {"id"}
+#: Attributes of an image itself, which no property is; and what says how its data is signed: only who imports it can say that here.
+NO_PROPERTY = READ_ONLY | RESERVED | BASE | {"id"} | set(SIGNED)
 
 
 class Remote(Struct, frozen=True):
@@ -65,10 +67,17 @@ def open_to(remote: Remote, image: Image, *, admin: bool) -> bool:
     return admin or remote.visibility in ("public", "community") or (remote.owner is not None and remote.owner == image.owner)
 
 
-def taken_over(image: Image, remote: Remote, limit: int) -> dict[str, Any]:
-    """What changes of an image. limit: properties that it may have. Raises QuotaExceeded."""
-    properties = image.properties | remote.properties
-    check_counts(len(properties), None, (limit, 0))
+def taken_over(image: Image, remote: Remote, limit: int, may: May) -> dict[str, Any]:
+    """What changes of an image. limit: properties that it may have. may: of the properties, what whoever asked for it may not write stays
+    as it is. Raises QuotaExceeded.
+    """
+    mine = {
+        name: value
+        for name, value in remote.properties.items()
+        if may("read", name) and may("update" if name in image.properties else "create", name)
+    }
+    properties = image.properties | mine
+    check_counts(sum(may("read", name) for name in properties), None, (limit, 0))
     return {**remote.formats, "properties": properties}
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from msgspec import Struct
 
 from ikon.model.image import UUID, New, parse_new, schema_problem
+from ikon.model.imports import LOCATION
 from ikon.model.listing import page_limit
 from ikon.problems import BadRequest, BadValue
 
@@ -20,7 +21,7 @@ STATES = {
 TYPES = ("import", "api_image_import", "location_import")
 #: Kinds of jobs by the type of task that they are; of `import` are those that are posted as tasks.
 POSTED = "task"
-KINDS = {"import": (POSTED,), "api_image_import": ("import", "copy"), "location_import": ()}
+KINDS = {"import": (POSTED,), "api_image_import": ("import", "copy"), "location_import": (LOCATION,)}
 SORT_KEYS = ("id", "type", "status", "owner", "created_at", "updated_at", "expires_at", "image_id", "user_id")
 
 

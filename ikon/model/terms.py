@@ -14,11 +14,14 @@ well. Every scope can be sorted.
 from collections.abc import Iterator
 
 from ikon.model.image import Image
+from ikon.model.quota import COMING_IN
 
 #: Fields that lists can be sorted by without looking at more than the page.
 SORTED = ("name", "size", "updated")
 #: The algorithm that nearly every image has: no term says so.
 USUAL_HASH = "sha512"
+#: The term of an image that is copied into more stores.
+COPYING = "i"
 
 
 def value(image: Image, field: str) -> bytes:
@@ -41,6 +44,8 @@ def spelled(image: Image) -> Iterator[str]:
     yield text("d", image.disk_format)
     yield text("f", image.container_format)
     yield text("v", image.visibility)
+    if image.importing.job is not None and image.status not in COMING_IN:
+        yield COPYING
     if image.protected:
         yield "x"
     if image.min_disk:

@@ -18,7 +18,7 @@ from ikon.model.job import Job
 #: Seconds after which a job that still waits for its turn is worth a word: without a broker it is found within 13 s.
 LONG_S = 30
 #: What ended, or began, an image's data; the last of them says why it is as it is.
-DECIDES = re.compile(r"image\.(create|prepare|stage|activate|import|upload\.failed|upload\.refused|import\.failed)")
+DECIDES = re.compile(r"image\.(create|prepare|stage|activate|import|location|upload\.failed|upload\.refused|(import|location)\.failed)")
 
 
 class Fact(Struct, frozen=True, kw_only=True):
@@ -127,7 +127,7 @@ CAUSES = [
     Cause("ImageTooLarge|SourceTooLarge", "The data is larger than this service takes: {said}",
           "Raise limits.image_bytes if it is to be taken", "Send an image in a format that leaves empty space out"),
     Cause("QuotaExceeded", "The project's quota is used up: {said}",
-          "Raise quota.bytes, or have the project delete images", "Delete images, or ask the operator for more"),
+          "Raise its limit (ikon quota show), or have the project delete images", "Delete images, or ask the operator for more"),
     # where it is to go
     Cause("StoreFull", "A disk is full: {said}", "Make room in the store, or name another one", OTHER_STORE),
     Cause("RoomPromised", "A disk has no room for it at this time: {said}",
@@ -146,12 +146,12 @@ CAUSES = [
     Cause("DataUnavailable", "No intact copy of the image's data can be read: {said}",
           "Look for `no intact copy` in the log, and bring the store back", "Ask the operator"),
     # where it comes from
-    Cause("RegionDown", "The other region does not answer: {said}", "Look at that service, and at [regions]", GOES_ON),
+    Cause("RegionDown", "The other region does not answer: {said}", "Look at that service, and at [regions] or the catalogue", GOES_ON),
     Cause("SourceDenied", "The other region has no such image, or does not show it: {said}",
-          "Look whether it is there, to whom it is shown, and as whom [regions] asks", "Look whether it is there, and may be seen",
+          "Look whether it is there, to whom it is shown, and as whom Ikon asks there", "Look whether it is there, and may be seen",
           said=r"\b(401|403|404|410)\b", where="glance-download"),
-    Cause("SourceNotAllowed", "The other region redirects to where nothing may be fetched from", "Correct [regions] url",
-          "Ask the operator", where="glance-download"),
+    Cause("SourceNotAllowed", "The other region redirects to where nothing may be fetched from",
+          "Correct its URL in [regions] or the catalogue", "Ask the operator", where="glance-download"),
     Cause("SourceBroken", "The other region says of the image what cannot be: {said}", "Look at the image there",
           said="^The (region|remote image)"),
     Cause("SourceUnreachable", "The source has an address that may not be fetched from", "Open it in [egress], if it is to be allowed",
@@ -208,6 +208,8 @@ EFFECTS = [
     Effect(r"^image\.import\.failed", "The import has ended, and the image waits for another",
            "the staged data, {kept}: another try needs no new upload", staged=True),
     Effect(r"^image\.import\.failed", "The import has ended, and the image is queued again", "no data"),
+    Effect(r"^image\.location\.failed queued", "The image is queued again, without data", "nothing"),
+    Effect(r"^image\.location\.failed", "Nothing is read from there", "its data elsewhere, if it has any"),
     Effect(r"^image\.job\.put_off", "The step is tried again by itself", STILL),
     Effect(r"^image\.job\.(lost|handed_back)", "It goes on behind the last finished step, in another process if need be", STILL),
     Effect(r"^image\.store\.failed", "The image is active, without a copy in store {store}", "its data in the other stores"),
@@ -229,6 +231,8 @@ WHAT = {
     "image.import.retry": "the import was begun again",
     "image.import.cancel": "the end of the import was asked for",
     "image.import.failed": "the import failed in step {step}",
+    "image.location": "a location was added",
+    "image.location.failed": "the location in store {store} was refused",
     "image.upload.failed": "the upload failed",
     "image.upload.refused": "an upload was refused",
     "image.job.put_off": "step {step} failed in attempt {attempt}",

@@ -7,15 +7,18 @@ from collections.abc import AsyncIterable, AsyncIterator
 import msgspec
 from sqlalchemy import Connection
 
-from ikon import log, policy, quota
+from ikon import log, policy
 from ikon.context import Context
 from ikon.db import copies, events, images
 from ikon.db.copies import Copy
+from ikon.db.engine import be_sure
 from ikon.formats.inspector import Inspector
 from ikon.kit import Kit
-from ikon.model.image import FORMATS, Image
-from ikon.problems import BadRequest, BadValue, Forbidden, ImageTooLarge, OutcomeUnknown
+from ikon.model.image import Image, require_formats
+from ikon.model.signature import Proof, require_same
+from ikon.problems import BadValue, Forbidden, ImageTooLarge, OutcomeUnknown
 from ikon.service.images import reachable
+from ikon.signatures import verifier
 from ikon.stores.registry import STAGING
 from ikon.transfer.attempts import Attempt
 from ikon.transfer.intake import Bounds, Facts, lost
@@ -26,23 +29,22 @@ from ikon.transfer.room import Room, require
 async def upload(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[bytes], *, store: str | None, size: int | None) -> None:
     """Write an image's bytes to one store and make the image active. size: bytes that the client announced, None when it did not.
 
-    Raises ImageNotFound, Forbidden, BadValue, StatusConflict, ImageTooLarge, QuotaExceeded, FormatMismatch, UnsafeImage, StoreFull,
-    RoomPromised, StoreDenied, StoreDown, ClientGone, ImageDeleted. When it fails the image is queued again with the reason; what the
-    store kept is named by a copies row until it is gone.
+    Raises ImageNotFound, Forbidden, BadValue, StatusConflict, ImageTooLarge, QuotaExceeded, FormatMismatch, UnsafeImage, SignatureRefused,
+    KeyManagerDown, StoreFull, RoomPromised, StoreDenied, StoreDown, ClientGone, ImageDeleted. When it fails the image is queued again with
+    the reason; what the store kept is named by a copies row until it is gone.
     """
     attempt = new_attempt(kit, image_id, kit.stores.choose(store))
-    most, limit = kit.settings.limits.image_bytes, kit.settings.quota.bytes
+    most = kit.settings.limits.image_bytes
     room = await kit.intake.rooms.measure(attempt.store)
     async with kit.intake.undoing(ctx, attempt):
-        image, copy = await kit.db.write(_begin, ctx, attempt, record(kit, attempt, size or 0), size, most, limit, room)
+        image, copy = await kit.db.write(_begin, ctx, attempt, record(kit, attempt, size or 0), size, most, room)
         attempt.reserved = copy.reserved
+        proof = await kit.signatures.proof(ctx, image.properties, image_id) if kit.signatures else None
         inspector = Inspector(image.disk_format or "", image.container_format or "", kit.settings.formats)
-        facts = await kit.intake.take_in(
-            attempt, blocks, Bounds(size, most), inspector, lambda conn, by: quota.charge(conn, copy.project, by, limit)
-        )
+        facts = await kit.intake.take_in(attempt, blocks, Bounds(size, most), inspector, witness=verifier(proof, image_id))
         await kit.lease.held()
         try:
-            await kit.db.write(_finish, ctx, attempt, facts, kit.lease.id, limit)
+            await kit.db.write(_finish, ctx, attempt, facts, proof, kit.lease.id)
         except OutcomeUnknown:
             if not await kit.db.read(_is_ready, attempt.copy_id):
                 raise
@@ -75,14 +77,11 @@ def record(kit: Kit, attempt: Attempt, reserved: int) -> Copy:
     )
 
 
-def _begin(
-    conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: int | None, most: int, limit: int, room: Room
-) -> tuple[Image, Copy]:
+def _begin(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, size: int | None, most: int, room: Room) -> tuple[Image, Copy]:
     image = reachable(conn, ctx, attempt.image_id, lock=True)
     policy.require(ctx, "upload_image", image)
-    missing = [name for name in FORMATS if getattr(image, name) is None]
-    if image.status == "queued" and missing:
-        raise BadRequest(f"{'Properties' if len(missing) > 1 else 'Property'} {', '.join(missing)} must be set prior to saving data.")
+    if image.status == "queued":
+        require_formats(image)
     image = images.move(conn, image, "queued", "saving")
     if size is not None and size > most:
         raise ImageTooLarge(f"The incoming image is too large: {size} bytes are announced, {most} are allowed")
@@ -90,15 +89,14 @@ def _begin(
     require(conn, room, copy.reserved, image.id)
     copies.intend(conn, copy)  # the row before the bytes: docs/design/invariants.md, 1
     events.add(conn, ctx, "image.prepare", image, attempt.store)
-    quota.charge(conn, copy.project, copy.reserved, limit)
     return image, copy
 
 
-def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, me: str, limit: int) -> None:
+def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, proof: Proof | None, me: str) -> None:
     image = images.lock(conn, attempt.image_id)
-    copy = copies.get(conn, attempt.copy_id)
-    if image is None or copy is None or not copies.finish(conn, attempt.copy_id, me, facts.size):
+    if image is None or not copies.finish(conn, attempt.copy_id, me, facts.size):
         raise lost(conn, attempt.image_id)
+    require_same(image.properties, proof)
     image = images.move(
         conn,
         image,
@@ -115,14 +113,12 @@ def _finish(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, me: 
     )
     drop_staged(conn, image.id)  # what a failed import has left
     events.add(conn, ctx, "image.activate", image, f"the data is {facts.verdict.format}" if facts.verdict else None)
-    if facts.size != copy.reserved:
-        quota.charge(conn, copy.project, facts.size - copy.reserved, limit)
 
 
 def drop_staged(conn: Connection, image_id: str, keep: str | None = None) -> None:
-    """Have an image's staged data deleted, but for one copy, and what is being written: that is its writer's."""
+    """Have an image's staged data deleted, but for one copy, and what is being written: that is its writer's. Refused locations go too."""
     for copy in copies.of_image(conn, image_id):
-        if copy.store == STAGING and copy.id != keep and copy.state != "writing":
+        if (copy.store == STAGING and copy.id != keep and copy.state != "writing") or copy.state == "bad":
             copies.condemn(conn, copy)
 
 
@@ -150,6 +146,8 @@ def _find(conn: Connection, ctx: Context, image_id: str) -> tuple[Image, list[Co
     policy.require(ctx, "download_image", image)
     if image.status == "deactivated" and not ctx.admin:
         raise Forbidden("The requested image has been deactivated. Image data download is forbidden.")
+    if not has_data(image):
+        be_sure(conn)
     return image, copies.of_image(conn, image_id)
 
 

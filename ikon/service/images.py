@@ -7,19 +7,21 @@ from collections.abc import Callable, Sequence
 import msgspec
 from sqlalchemy import Connection
 
-from ikon import log, policy
+from ikon import log, policy, protection
 from ikon.config import Limits
 from ikon.context import Context
 from ikon.db import copies, events, images, jobs, lists, trash
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import Image, Importing, New, check_counts, visible
-from ikon.model.listing import Listing
+from ikon.model.listing import Listing, nothing
 from ikon.model.patch import Change, apply
 from ikon.problems import Busy, Forbidden, ImageNotFound, TooSlow, VersionMismatch
 
 #: Microseconds tried when the one an image was created in is taken.
 K_TRIES = 100
+#: What a patch changes beside the record: given the image as it was and as it will be saved, returns the latter.
+Then = Callable[[Connection, Image, Image], Image]
 #: States of copies that go to the trash with their image.
 KEPT = ("ready", "suspect", "bad")
 
@@ -32,6 +34,7 @@ async def create(kit: Kit, ctx: Context, new: New, then: Callable[[Connection, I
         raise Forbidden(f"You are not permitted to create images owned by '{owner}'")
     image = _fresh(new, owner)
     policy.require(ctx, "add_image", image)
+    protection.require_creatable(ctx, image.properties)
     _require_visibility(ctx, image, "shared")
     check_counts(len(image.properties), len(image.tags), (kit.settings.limits.properties, kit.settings.limits.tags))
     for _ in range(K_TRIES):
@@ -106,6 +109,8 @@ async def browse(kit: Kit, ctx: Context, listing: Listing) -> list[Image]:
     policy.require(ctx, "get_images")
     if listing.limit == 0:
         return []
+    kept = (each if each.property is None or protection.may(ctx, "read", each.property) else nothing() for each in listing.filters)
+    listing = msgspec.structs.replace(listing, filters=tuple(kept))
     # an operator's rules may name what no index knows
     walk = lists.Walk(ctx, listing, lambda image: policy.allows(ctx, "get_image", image))
     deadline = time.monotonic() + kit.settings.limits.list_s
@@ -115,49 +120,64 @@ async def browse(kit: Kit, ctx: Context, listing: Listing) -> list[Image]:
     return walk.found
 
 
-async def places(kit: Kit, ctx: Context, found: Sequence[Image]) -> dict[str, list[tuple[str, str]]]:
-    """URL and store of each copy of these images, the one that is read first in front, by the images' ids.
+async def places(kit: Kit, ctx: Context, found: Sequence[Image]) -> dict[str, list[Copy]]:
+    """The locations of these images, the one that is read first in front, by the images' ids.
 
     Only of those whose places the caller may see, and none where no setting shows them.
     """
     if not (kit.settings.show_locations or kit.settings.show_direct_url):
         return {}
     ids = [image.id for image in found if policy.allows(ctx, "get_image_location", image)]
-    there = await kit.db.read(copies.readable, ids) if ids else {}
-    return {
-        image_id: [
-            (copy.url, copy.store)
-            for copy in sorted(there.get(image_id, []), key=lambda copy: -kit.stores.weight(copy.store))
-            if copy.store in kit.stores.all
-        ]
-        for image_id in ids
-    }
+    there = await kit.db.read(copies.listed, ids) if ids else {}
+    return {image_id: in_order(kit, there.get(image_id, [])) for image_id in ids}
 
 
-async def update(kit: Kit, ctx: Context, image_id: str, changes: list[Change], if_match: Sequence[str] | None) -> Image:
-    """Apply a patch, all of it or nothing. if_match: versions of which the image must have one, or None.
+def in_order(kit: Kit, found: Sequence[Copy]) -> list[Copy]:
+    """Locations in the order in which they are shown: by weight of their store, then by age; without those of no store here."""
+    here = [copy for copy in found if copy.store in kit.stores.all]
+    return sorted(here, key=lambda copy: (-kit.stores.weight(copy.store), copy.created, copy.id))
+
+
+async def update(
+    kit: Kit, ctx: Context, image_id: str, changes: list[Change], if_match: Sequence[str] | None, then: Then | None = None
+) -> Image:
+    """Apply a patch, all of it or nothing. if_match: versions of which the image must have one, or None. then: what else it changes.
 
     Raises ImageNotFound, Forbidden, ReadOnly, Conflict, QuotaExceeded, VersionMismatch. Without changes nothing is saved.
     """
-    if not changes and if_match is None:
+    if not changes and if_match is None and then is None:
         return await show(kit, ctx, image_id)
-    return await kit.db.write(_update, ctx, image_id, changes, if_match, kit.settings.limits)
+    return await kit.db.write(_update, ctx, image_id, changes, if_match, kit.settings.limits, then)
 
 
-def _update(conn: Connection, ctx: Context, image_id: str, changes: list[Change], if_match: Sequence[str] | None, limits: Limits) -> Image:
+def _update(
+    conn: Connection,
+    ctx: Context,
+    image_id: str,
+    changes: list[Change],
+    if_match: Sequence[str] | None,
+    limits: Limits,
+    then: Then | None,
+) -> Image:
     image = reachable(conn, ctx, image_id, lock=True)
     if if_match is not None and str(image.version) not in if_match:
         raise VersionMismatch
-    if not changes:
+    if not changes and then is None:
         return image
-    policy.require(ctx, "modify_image", image)
-    changed = apply(image, changes, admin=ctx.admin)
+    if changes:
+        policy.require(ctx, "modify_image", image)
+    changed = apply(image, changes, admin=ctx.admin, may=lambda operation, name: protection.may(ctx, operation, name))
     _require_visibility(ctx, msgspec.structs.replace(changed, owner=image.owner), image.visibility)
     grew = changed.properties.keys() - image.properties.keys()
     tags = len(changed.tags) if changed.tags != image.tags else None
-    check_counts(len(changed.properties) if grew else None, tags, (limits.properties, limits.tags))
+    seen = len(protection.readable(ctx, changed.properties))  # a number that counts what the caller may not read would tell of it
+    check_counts(seen if grew else None, tags, (limits.properties, limits.tags))
+    if then is not None:
+        changed = then(conn, image, changed)
     saved = images.save(conn, image, changed)
-    events.add(conn, ctx, "image.update", saved)
+    if saved.owner != image.owner:
+        copies.give(conn, saved.id, saved.owner)  # whoever has an image has its bytes
+    events.add(conn, ctx, "image.update" if saved.status == image.status else "image.activate", saved)
     return saved
 
 
@@ -167,9 +187,8 @@ async def delete(kit: Kit, ctx: Context, image_id: str) -> None:
     Where the trash is on, an image with data goes there, its sound copies kept. Raises ImageNotFound, Forbidden.
     """
     for copy in await kit.db.write(_delete, ctx, image_id, 1000 * kit.settings.trash.keep_s):
-        if copy.state == "writing":
-            kit.intake.attempts.stop(copy.id)  # its own task deletes what it wrote; one in another process learns at its next look
-        else:
+        kit.intake.attempts.stop(copy.id)  # one in another process learns at its next look
+        if copy.state not in ("writing", "unchecked"):  # its own task deletes what it wrote; what nobody looked at is not ours
             await kit.intake.remove(copy)
     log.get().info("image deleted", image=image_id, request=ctx.request_id)
 

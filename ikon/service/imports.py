@@ -8,14 +8,15 @@ from sqlalchemy import Connection
 
 from ikon import log, policy
 from ikon.context import Context
-from ikon.db import copies, events, images, instances, jobs
+from ikon.db import copies, events, images, instances, jobs, usage
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import UUID, Image, Importing
 from ikon.model.imports import COPY, DIRECT, REMOTE, WEB, Request, require_ready
 from ikon.model.job import ANY, BACKGROUND, USER, Job, New, node_queue
+from ikon.model.signature import Proof, proof_of, require_same
 from ikon.model.tasks import POSTED, NewTask, Tasks
-from ikon.problems import BadRequest, BadValue, Conflict, Forbidden, ImageTooLarge, NotFound, OutcomeUnknown, StagedDataGone
+from ikon.problems import BadRequest, Conflict, Forbidden, ImageTooLarge, NotFound, OutcomeUnknown, StagedDataGone
 from ikon.queue import new_id
 from ikon.seal import seal
 from ikon.service.data import drop_staged, new_attempt, record
@@ -32,8 +33,8 @@ LOOKED_AT = 10
 async def stage(kit: Kit, ctx: Context, image_id: str, blocks: AsyncIterable[bytes], *, size: int | None) -> None:
     """Keep an image's data until its import. size: bytes that the client announced, None when it did not.
 
-    Raises NotFound where nothing can be imported from there, ImageNotFound, Forbidden, StatusConflict, ImageTooLarge, StoreFull,
-    RoomPromised, StoreDown, ClientGone, ImageDeleted. When it fails the image is queued again with the reason.
+    Raises NotFound where nothing can be imported from there, ImageNotFound, Forbidden, StatusConflict, ImageTooLarge, QuotaExceeded,
+    StoreFull, RoomPromised, StoreDown, ClientGone, ImageDeleted. When it fails the image is queued again with the reason.
     """
     if DIRECT not in kit.settings.imports.methods:
         raise NotFound(f"'{DIRECT}' method is not available at this site.")
@@ -60,7 +61,7 @@ def _begin_stage(conn: Connection, ctx: Context, attempt: Attempt, copy: Copy, s
     if size is not None and size > most:
         raise ImageTooLarge(f"The incoming image is too large: {size} bytes are announced, {most} are allowed")
     require(conn, room, copy.reserved, image.id)
-    copies.intend(conn, copy)
+    copies.intend(conn, msgspec.structs.replace(copy, project=image.owner or ctx.project))
 
 
 def _finish_stage(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts, me: str) -> None:
@@ -75,19 +76,23 @@ def _finish_stage(conn: Connection, ctx: Context, attempt: Attempt, facts: Facts
 async def start(kit: Kit, ctx: Context, image_id: str, request: Request) -> str | None:
     """Enqueue an import, or a copy of an active image into more stores. Returns the job's id, None where there is nothing to do.
 
-    Raises Conflict for a store that is not configured, BadValue for a region that is not, ImageNotFound, Forbidden, StatusConflict,
-    BadRequest.
+    Raises Conflict for a store that is not configured, ImageNotFound, Forbidden, StatusConflict, BadRequest, QuotaExceeded,
+    SignatureRefused, IdentityDown, KeyManagerDown.
     """
-    named = tuple(kit.stores.all) if request.all_stores else request.stores or (kit.stores.default,)
+    named = tuple(kit.stores.writable) if request.all_stores else request.stores or (kit.stores.default,)
     for store in named:
         if store not in kit.stores.all:
             raise Conflict(f"Store for identifier {store} not found")
+        if kit.stores.all[store].read_only:
+            raise Conflict(f"Store {store} is read-only: nothing is imported into it")
     if request.uri is not None:
         kit.fetcher.check(request.uri)
-    if request.region is not None and request.region not in kit.settings.regions:
-        raise BadValue(f"'glance_region': no region {request.region:.64} is configured. Configured: {', '.join(kit.settings.regions)}")
-    job_id = new_id()
-    asked, deadline_s = _asked(kit, ctx, request, job_id), kit.settings.jobs.deadline_s
+    job_id, deadline_s = new_id(), kit.settings.jobs.deadline_s
+    proof = None
+    if kit.signatures and request.method != COPY:  # asked for now, while the caller's token is good
+        image = await kit.db.read(_importable, ctx, image_id, request)
+        proof = await kit.signatures.proof(ctx, image.properties, image_id)
+    asked = _asked(kit, ctx, request, job_id, proof) | await _endpoint(kit, ctx, request)
     queue = await kit.db.write(_start, ctx, image_id, request, named, job_id, asked, deadline_s)
     if queue is None:
         return None
@@ -107,9 +112,8 @@ def _start(
     deadline_s: float,
 ) -> str | None:
     """Returns the queue that has work by that, None when there is nothing to do."""
-    image = reachable(conn, ctx, image_id, lock=True)
-    require_ready(image, request)
-    policy.require(ctx, "copy_image" if request.method == COPY else "modify_image", image)
+    image = _importable(conn, ctx, image_id, request, lock=True)
+    require_same(image.properties, proof_of(asked))
     targets = [store for store in named if store not in image.stores]
     if request.method == COPY and not request.all_stores and len(targets) < len(named):
         raise BadRequest(f"Image is already present at store '{next(store for store in named if store in image.stores)}'")
@@ -119,8 +123,16 @@ def _start(
     staged = staged_copy(conn, image) if request.method == DIRECT else staged
     queue = node_queue(staged.node) if staged and staged.node else ANY
     asked = asked | ({"fetched": fetched} if fetched else {"staged": staged.id} if staged else {})
+    usage.demand(conn, image.owner or ctx.project, image.id, 0)  # how much it will be, its steps know
     _enqueue(conn, ctx, image, targets, "copy" if request.method == COPY else "import", job_id, asked, deadline_s, queue)
     return queue
+
+
+def _importable(conn: Connection, ctx: Context, image_id: str, request: Request, *, lock: bool = False) -> Image:
+    image = reachable(conn, ctx, image_id, lock=lock)
+    require_ready(image, request)
+    policy.require(ctx, "copy_image" if request.method == COPY else "modify_image", image)
+    return image
 
 
 def _enqueue(
@@ -158,13 +170,27 @@ def _enqueue(
     return image
 
 
-def _asked(kit: Kit, ctx: Context, request: Request, job_id: str) -> dict[str, Any]:
+async def _endpoint(kit: Kit, ctx: Context, request: Request) -> dict[str, str | None]:
+    """Where the job finds a region that the settings do not name: the endpoint in the catalogue of the caller's token, as it is now.
+
+    None where there is none, which fails the job. Without a `secret` nobody looks: the other side wants the token, which could not be kept.
+    """
+    if request.region is None or request.region in kit.settings.regions or not (kit.keystone and ctx.token and kit.settings.secret):
+        return {}
+    return {"endpoint": (await kit.keystone.endpoints(ctx.token, request.interface or "public")).get(request.region)}
+
+
+def _asked(kit: Kit, ctx: Context, request: Request, job_id: str, proof: Proof | None) -> dict[str, Any]:
     """What a job must know of who asked and for what. A caller's token is sealed: for a region that judges by itself."""
     given = {key: value for key, value in msgspec.to_builtins(request).items() if value is not None}
     asked = {"request": given, "steps": _steps(kit, request), "roles": sorted(ctx.roles), "admin": ctx.admin}
+    asked |= {"service_roles": sorted(ctx.service_roles), "project": ctx.project, "domain": ctx.domain}
     if kit.settings.conversion.output_format:
         asked["output_format"] = kit.settings.conversion.output_format  # as the steps: what is asked of a job does not change under it
-    passed_on = request.region is not None and not kit.settings.regions[request.region].user
+    if proof is not None:
+        asked["proof"] = msgspec.to_builtins(proof)
+    region = kit.settings.regions.get(request.region or "")
+    passed_on = request.region is not None and not (region and region.user)
     if passed_on and ctx.token and kit.settings.secret:
         asked["token"] = seal(kit.settings.secret, ctx.token, job_id)
     return asked
@@ -218,14 +244,16 @@ def _tasks(conn: Connection, ctx: Context, image_id: str) -> list[Job]:
 async def post_task(kit: Kit, ctx: Context, new: NewTask) -> Job:
     """Register an image and enqueue the import of its data, for administrators: both or neither.
 
-    Raises Forbidden, also where nothing may be fetched from the web, SourceNotAllowed, QuotaExceeded, ImageExists.
+    Raises Forbidden, also where nothing may be fetched from the web, SourceNotAllowed, QuotaExceeded, ImageExists, SignatureRefused,
+    KeyManagerDown.
     """
     policy.require(ctx, "tasks_api_access")
     if WEB not in kit.settings.imports.methods:
         raise Forbidden(f"'{WEB}' method is not available at this site.")
     kit.fetcher.check(new.uri)
     job_id, request = new_id(), Request(WEB, uri=new.uri)
-    asked = _asked(kit, ctx, request, job_id) | {"task": new.shown}
+    proof = await kit.signatures.proof(ctx, new.image.properties, new.image.id) if kit.signatures else None
+    asked = _asked(kit, ctx, request, job_id, proof) | {"task": new.shown}
     targets, deadline_s = [kit.stores.default], kit.settings.jobs.deadline_s
     image = await create(kit, ctx, new.image, lambda conn, image: _enqueue(conn, ctx, image, targets, POSTED, job_id, asked, deadline_s))
     kit.queue.ring()

@@ -11,7 +11,7 @@ from ikon.context import Context
 from ikon.db import copies, events, images, instances, jobs
 from ikon.kit import Kit
 from ikon.model.image import UUID, Image, Importing
-from ikon.model.imports import COPY
+from ikon.model.imports import COPY, LOCATION
 from ikon.model.job import ENDED, Job
 from ikon.problems import Cancelled, Conflict, NotFound
 from ikon.stores.registry import STAGING
@@ -87,9 +87,10 @@ def _retry(conn: Connection, kit: Kit, ctx: Context, job_id: str) -> Seen:
         if image is None:
             raise Conflict("The job's image has been deleted")
         _require_as_left(conn, job, image)
-        status = image.status if job.kind == "copy" else "importing"
-        importing = Importing(job.id, list(job.input["stores"]))
-        image = images.save(conn, image, msgspec.structs.replace(image, status=status, importing=importing))
+        if job.kind == "copy" or image.status != "active":  # else a further location of it, which it does without
+            status = image.status if job.kind == "copy" else "importing"
+            importing = Importing(job.id, list(job.input["stores"]))
+            image = images.save(conn, image, msgspec.structs.replace(image, status=status, importing=importing))
         events.add(conn, ctx, "image.import.retry", image, msgspec.json.encode(events.job_facts(job)).decode())
     jobs.retry(conn, job.id, kit.settings.jobs.deadline_s)
     return _show(conn, kit, job.id)
@@ -104,7 +105,9 @@ def _require_as_left(conn: Connection, job: Job, image: Image) -> None:
         if image.status != "active" or present:
             raise Conflict(f"The image has moved on: it is {image.status}, in {', '.join(image.stores) or 'no store'}")
         return
-    if image.status not in ("queued", "uploading"):
+    if job.kind == LOCATION and not copies.check_again(conn, job.input["copy"]):
+        raise Conflict("The image has moved on: the location is not in its record any more")
+    if image.status not in (("queued", "active") if job.kind == LOCATION else ("queued", "uploading")):
         raise Conflict(f"The image has moved on: it is {image.status}")
     staged = [copy.id for copy in copies.of_image(conn, image.id) if copy.store == STAGING and copy.state in ("writing", "ready")]
     needed = job.checkpoint.get("staged") or job.input.get("staged")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy import Connection
 
-from ikon import policy
+from ikon import policy, protection
 from ikon.context import Context
 from ikon.db.definitions import Known
 from ikon.kit import Kit
@@ -28,7 +28,7 @@ async def look(kit: Kit, ctx: Context, image_id: str) -> tuple[Image, list[Findi
 
 def _look(conn: Connection, known: Known, ctx: Context, image_id: str) -> tuple[Image, list[Finding]]:
     image = reachable(conn, ctx, image_id)
-    return image, known.of(conn, _seen(ctx)).check(image.properties)
+    return image, _readable(ctx, known.of(conn, _seen(ctx)).check(protection.readable(ctx, image.properties)))
 
 
 def _seen(ctx: Context) -> Callable[[Namespace], bool]:
@@ -43,7 +43,7 @@ async def before_create(kit: Kit, ctx: Context, properties: Mapping[str, str]) -
 
 
 def _of_new(conn: Connection, known: Known, ctx: Context, properties: Mapping[str, str]) -> list[Finding]:
-    return known.of(conn, _seen(ctx)).check(properties)
+    return _readable(ctx, known.of(conn, _seen(ctx)).check(properties))
 
 
 async def before_update(kit: Kit, ctx: Context, image_id: str, changes: Sequence[Change]) -> list[str]:
@@ -58,9 +58,14 @@ def _of_changed(conn: Connection, known: Known, ctx: Context, image_id: str, tou
     image = reachable(conn, ctx, image_id)
     policy.require(ctx, "modify_image", image)
     removed = {change.name for change in touched if change.op == "remove"}
-    properties = {name: value for name, value in image.properties.items() if name not in removed}
+    properties = {name: value for name, value in protection.readable(ctx, image.properties).items() if name not in removed}
     properties |= {change.name: change.value for change in touched if change.op != "remove"}
-    return known.of(conn, _seen(ctx)).check(properties, [change.name for change in touched])
+    return _readable(ctx, known.of(conn, _seen(ctx)).check(properties, [change.name for change in touched]))
+
+
+def _readable(ctx: Context, found: Sequence[Finding]) -> list[Finding]:
+    """What is found but for properties that the caller may not read: whether those are there is not for the caller to know."""
+    return [finding for finding in found if protection.may(ctx, "read", finding.property)]
 
 
 def _told(kit: Kit, found: Sequence[Finding]) -> list[str]:

@@ -98,7 +98,8 @@ def _step(kit: Kit, job: Job | None, number: int) -> str:
 
 def _now(conn: Connection, kit: Kit, image: Image | None, done: dict[str, Job], kept: Sequence[Copy], facts: Sequence[Fact]) -> Fact:
     job = done.get(image.importing.job or "") if image else None
-    bad = next((copy.store for copy in kept if copy.state in ("suspect", "bad")), None)
+    has_data = image is not None and image.status in ("active", "deactivated")
+    bad = next((copy.store for copy in kept if copy.state in ("suspect", "bad") and has_data), None)
     if job is None:
         taking = [instances.state(conn, copy.instance) for copy in kept if copy.state == "writing"]
         return model.now(image, None, facts, step="", owner=taking[-1] if taking else "", seconds=0, suspect=bad)

@@ -46,7 +46,11 @@ async def _is_missing(kit: Kit, copy: Copy) -> bool:
     if store is None or copy.node not in (None, kit.lease.node):
         return False
     try:
-        return (await store.open(copy.url)).size != copy.size
+        file = await store.open(copy.url)
+        try:
+            return file.size != copy.size
+        finally:
+            file.close()
     except CopyMissing:
         return True
     except Problem:

@@ -14,6 +14,8 @@ from ikon.formats.inspector import PLAIN, Inspector, Verdict
 from ikon.kit import Kit
 from ikon.model.image import Image
 from ikon.model.job import Job, converting_queue
+from ikon.model.signature import is_signed
+from ikon.problems import SignedAsItIs
 from ikon.steps import staging
 from ikon.steps.base import NotNow, Work
 from ikon.transfer.attempts import Attempt
@@ -32,7 +34,7 @@ class Convert:
     name = "convert"
 
     async def run(self, kit: Kit, work: Work) -> None:
-        """See Step. Raises NotNow when this node has no turn left."""
+        """See Step. Raises NotNow when this node has no turn left, and SignedAsItIs."""
         waiting = converting_queue(work.job.queue)
         has_turn = False
         try:
@@ -53,6 +55,8 @@ class Convert:
         if not wanted or not is_bare or found not in READ or verdict.virtual_size is None or not verdict.disk_bytes:
             await work.end(lambda conn, job: {})
             return
+        if found != wanted and is_signed(work.job.input):
+            raise SignedAsItIs(f"A signed image is not converted from {found} to {wanted}: its signature is of the data as it came")
         if found == wanted:
             await work.end(functools.partial(_put_right, disk_format=wanted))
             return

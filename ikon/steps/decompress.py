@@ -2,6 +2,8 @@
 
 from ikon.formats.packed import MAGICS
 from ikon.kit import Kit
+from ikon.model.signature import is_signed
+from ikon.problems import SignedAsItIs
 from ikon.steps import staging
 from ikon.steps.base import Work
 from ikon.transfer.attempts import Attempt
@@ -15,7 +17,7 @@ class Decompress:
     name = "decompress"
 
     async def run(self, kit: Kit, work: Work) -> None:
-        """See Step."""
+        """See Step. Raises SignedAsItIs."""
         image, staged = await kit.db.read(staging.find, work.job)
         async with kit.outflow.reading_staged(image, staged) as reader:
             head = b""
@@ -25,6 +27,8 @@ class Decompress:
             if image.container_format == "compressed" or not any(head.startswith(MAGICS[form]) for form in FORMS):
                 await work.end(lambda conn, job: {})
                 return
+            if is_signed(work.job.input):
+                raise SignedAsItIs("A signed image is not unpacked: its signature is of the data as it came")
             most = kit.settings.limits.image_bytes
 
             async def fill(attempt: Attempt) -> Facts:

@@ -1,11 +1,13 @@
 """Fetch an image's data, formats and some of its properties from another image service into the staging store."""
 
 import base64
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Connection
 
+from ikon import protection
 from ikon.config import Region
 from ikon.db import images
 from ikon.kit import Kit
@@ -14,6 +16,7 @@ from ikon.model.job import Job
 from ikon.model.remote import RECORD_BYTES, Remote, open_to, parse, taken_over
 from ikon.problems import Conflict, RegionDown, SourceBroken, SourceDenied, SourceTooLarge, SourceUnreachable
 from ikon.seal import unseal
+from ikon.steps import staging
 from ikon.steps.base import Work
 from ikon.steps.web_download import Where, bring
 from ikon.transfer.fetch import PASSING
@@ -37,14 +40,19 @@ class GlanceDownload:
             if remote.size is None and remote.digest is None:
                 raise SourceBroken("The remote image's record tells neither size nor digest: a part could pass for the whole")
             where = Where(f"{url}/file", remote.digest, remote.size, headers, chosen=True)
-            await bring(kit, work, where, lambda image: taken_over(image, remote, limits.properties))
+            may = functools.partial(protection.may, staging.caller(work.job))
+            await bring(kit, work, where, lambda image: taken_over(image, remote, limits.properties, may))
 
     def _region(self, kit: Kit, job: Job) -> tuple[Region, dict[str, str]]:
         """Where to ask, and with what to prove who asks."""
         name = job.input["request"]["region"]
         region = kit.settings.regions.get(name)
+        if region is None and (endpoint := job.input.get("endpoint")):  # out of the catalogue, when the import was asked for
+            region = Region(endpoint)
         if region is None:
-            raise Conflict(f"No region {name} is configured where this import is worked on. Configured: {', '.join(kit.settings.regions)}")
+            there = ", ".join(kit.settings.regions)
+            nor = ", nor has the catalogue an image service there with this interface" if "endpoint" in job.input else ""
+            raise Conflict(f"No region {name:.64} is configured where this import is worked on{nor}. Configured: {there}")
         if region.user:
             given = base64.b64encode(f"{region.user}:{region.password}".encode()).decode()
             return region, {"Authorization": f"Basic {given}"}

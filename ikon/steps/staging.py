@@ -8,9 +8,8 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from ikon import quota
 from ikon.context import Context, new_request_id
-from ikon.db import copies, images, jobs
+from ikon.db import copies, images, jobs, usage
 from ikon.db.copies import Copy
 from ikon.kit import Kit
 from ikon.model.image import Image
@@ -30,6 +29,18 @@ Changes = Callable[[Image], dict[str, Any]]
 def context(job: Job) -> Context:
     """Who a job is done for, as events name them."""
     return Context(user=job.user, project=job.project or None, request_id=job.request_id or new_request_id())
+
+
+def caller(job: Job) -> Context:
+    """Who asked for a job, as they were then, for rules that look at roles."""
+    said = job.input
+    return Context(
+        user=job.user,
+        project=said.get("project"),
+        domain=said.get("domain"),
+        roles=frozenset(said.get("roles", ())),
+        service_roles=frozenset(said.get("service_roles", ())),
+    )
 
 
 def find(conn: Connection, job: Job) -> tuple[Image, Copy]:
@@ -69,10 +80,10 @@ async def admit(kit: Kit, work: Work, size: int) -> None:
     Raises StoreFull, RoomPromised, QuotaExceeded, and what `lost` does.
     """
     rooms = [await kit.intake.rooms.measure(store) for store in work.job.input["stores"]]
-    await kit.db.write(_admit, work.job, size, rooms, kit.settings.quota.bytes)
+    await kit.db.write(_admit, work.job, size, rooms)
 
 
-def _admit(conn: Connection, job: Job, size: int, rooms: Sequence[Room], limit: int) -> None:
+def _admit(conn: Connection, job: Job, size: int, rooms: Sequence[Room]) -> None:
     image, held = images.lock(conn, job.image_id or ""), jobs.lock(conn, job)
     if image is None or held is None:
         raise lost(conn, job.image_id or "")
@@ -86,13 +97,14 @@ def _admit(conn: Connection, job: Job, size: int, rooms: Sequence[Room], limit: 
     if full and (job.input["request"]["must_succeed"] or len(full) == len(rooms)):
         raise full[0]
     jobs.end_step(conn, held, held.step, held.checkpoint | {"promised": size})
-    quota.require(conn, image.owner or job.project, size * (len(rooms) - len(full)), limit, image.id)
+    usage.demand(conn, image.owner or job.project, image.id, size * (len(rooms) - len(full)))
 
 
 def _begin(conn: Connection, job: Job, row: Copy) -> None:
-    if images.lock(conn, job.image_id or "") is None:
+    image = images.lock(conn, job.image_id or "")
+    if image is None:
         raise lost(conn, job.image_id or "")
-    copies.intend(conn, row)
+    copies.intend(conn, msgspec.structs.replace(row, project=image.owner or job.project))
 
 
 def _finish(

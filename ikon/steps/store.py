@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from ikon import log, quota
+from ikon import log
 from ikon.context import Context
 from ikon.db import copies, events, images
 from ikon.db.copies import Copy
@@ -16,8 +16,10 @@ from ikon.formats.inspector import Inspector
 from ikon.kit import Kit
 from ikon.model.image import FORMATS, Image, Importing
 from ikon.model.job import Job
+from ikon.model.signature import proof_of, require_same
 from ikon.problems import Conflict, DataUnavailable, Problem, StoreFull
 from ikon.service.data import drop_staged, new_attempt, record
+from ikon.signatures import verifier
 from ikon.steps import staging
 from ikon.steps.base import Work
 from ikon.transfer.attempts import Attempt
@@ -45,10 +47,10 @@ class Store:
                 await stack.enter_async_context(kit.intake.undoing(ctx, attempt))
             rows = [record(kit, attempt, 0) for attempt in attempts]
             rooms = {attempt.store: await kit.intake.rooms.measure(attempt.store) for attempt in attempts}
-            image, sources, full = await kit.db.write(self._begin, job, rows, rooms, kit.settings.quota.bytes)
+            image, sources, full = await kit.db.write(self._begin, job, rows, rooms)
             going = [attempt for attempt in attempts if attempt.copy_id not in full]
             reader = await stack.enter_async_context(self._reading(kit, image, sources))
-            size = sources[0].size or 0
+            size = (sources[0] if self._staged else image).size or 0
             inspector = Inspector(image.disk_format or "", image.container_format or "", kit.settings.formats) if self._staged else None
             for attempt in going:
                 attempt.reserved = size
@@ -57,6 +59,7 @@ class Store:
                 staging.watched(reader.blocks(), work, size),
                 Bounds(size, size),
                 inspector,
+                witness=verifier(proof_of(job.input), job.image_id) if self._staged else None,
                 others=going[1:],
                 tolerant=tolerant,
             )
@@ -73,14 +76,14 @@ class Store:
         log.get().info("image stored", image=image.id, stores=",".join(job.input["stores"]), size_bytes=size, job=job.id)
 
     def _begin(
-        self, conn: Connection, job: Job, rows: Sequence[Copy], rooms: Mapping[str, Room], limit: int
+        self, conn: Connection, job: Job, rows: Sequence[Copy], rooms: Mapping[str, Room]
     ) -> tuple[Image, list[Copy], dict[str, Problem]]:
         """The image, its data, and why attempts do not begin, by copy id, where some may fail."""
         image = images.lock(conn, job.image_id or "")
         if image is None:
             raise lost(conn, job.image_id or "")
         sources = [staging.find(conn, job)[1]] if self._staged else copies.of_image(conn, image.id)
-        project, size = image.owner or job.project, sources[0].size or 0
+        project, size = image.owner or job.project, (sources[0] if self._staged else image).size or 0
         full: dict[str, Problem] = {}
         lock(conn, rooms.values())
         for row in rows:
@@ -92,7 +95,6 @@ class Store:
                 full[row.id] = problem
             else:
                 copies.intend(conn, msgspec.structs.replace(row, project=project, reserved=size))
-        quota.charge(conn, project, size * (len(rows) - len(full)), limit, image.id)
         return image, sources, full
 
     def _reading(self, kit: Kit, image: Image, sources: list[Copy]) -> contextlib.AbstractAsyncContextManager[Reader]:
@@ -114,12 +116,14 @@ class Store:
         good = [attempt for attempt in attempts if attempt.copy_id not in facts.failed]
         if image is None or not all(copies.finish(conn, attempt.copy_id, me, facts.size) for attempt in good):
             raise lost(conn, job.image_id or "")
-        changes: dict[str, Any] = {"stores": [*image.stores, *(attempt.store for attempt in good)]}
+        before = [] if self._staged else image.stores  # a location that was refused before is dropped
+        changes: dict[str, Any] = {"stores": [*before, *(attempt.store for attempt in good)]}
         changes["importing"] = Importing(None, [], [attempt.store for attempt in attempts if attempt not in good])
         if self._staged:
             assert facts.verdict is not None
             if any(getattr(image, name) != getattr(inspected, name) for name in FORMATS):  # which may be patched while an import runs
                 raise Conflict("The image's formats were changed while its data was looked at. Import it again")
+            require_same(image.properties, proof_of(job.input))
             changes |= {"status": "active", "size": facts.size, "checksum": facts.checksum, "digests": first.copy_id, "reason": None}
             changes |= {"os_hash_algo": facts.os_hash_algo, "os_hash_value": facts.os_hash_value}
             changes["virtual_size"] = facts.verdict.virtual_size

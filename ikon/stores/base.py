@@ -3,7 +3,7 @@
 import functools
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Annotated, Any, NamedTuple, Protocol, TypeVar
 
 from msgspec import Meta, Struct
@@ -83,6 +83,35 @@ def _may_wait(fd: int) -> bool:
     return False
 
 
+class Source(Protocol):
+    """Bytes that come over HTTP. size: of the whole, None where it is not told. at: which byte comes next."""
+
+    size: int | None
+    at: int
+
+    async def __anext__(self) -> bytes:
+        """The next of them, as many as come. Raises SourceProblem."""
+
+    def close(self) -> None:
+        """Let the connection go."""
+
+
+#: Begins to read a URL at a byte. Raises SourceProblem.
+Fetch = Callable[[str, int], Awaitable[Source]]
+
+
+class Remote(Protocol):
+    """Bytes that this machine has to ask for. size: how many there are. For one reader at a time."""
+
+    size: int
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Some of them, fewer only where they end. What lies behind what was read last comes quickest. Raises CopyMissing, StoreDown."""
+
+    def close(self) -> None:
+        """Let go of them."""
+
+
 class Usage(NamedTuple):
     """Room in a store, in bytes; None where the store cannot tell."""
 
@@ -114,6 +143,8 @@ class Store(Protocol):
     """A place for image bytes. Every call is safe from any task; calls that block run on the store's own bounded threads."""
 
     settings: StoreSettings
+    #: Whether Ikon writes and deletes nothing there.
+    read_only: bool
     #: Whether only the node that wrote a copy can reach its bytes.
     local: bool
     #: What stores that take from the same room have in common; None: this one has its own.
@@ -122,10 +153,13 @@ class Store(Protocol):
     def url(self, image_id: str, copy_id: str) -> str:
         """Where an attempt's bytes will be: known, and committed, before the first of them is written. Holds no secret."""
 
+    def claims(self, url: str) -> bool:
+        """Whether a URL names a place in this store where somebody else may have put an image's bytes. Never one of Ikon's own making."""
+
     async def create(self, url: str, size: int | None) -> Writer:
         """Begin an attempt under its URL. size: bytes expected, None when not known. Raises StoreFull, StoreDenied, StoreDown."""
 
-    async def open(self, url: str) -> LocalFile:
+    async def open(self, url: str) -> LocalFile | Remote:
         """The bytes under a URL. Raises CopyMissing, StoreDown."""
 
     async def delete(self, url: str) -> None:

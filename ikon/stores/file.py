@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import re
+import stat
 from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -20,6 +21,8 @@ from ikon.threads import Late, Pool, outcome
 T = TypeVar("T")
 NAME = re.compile(r"[0-9A-Za-z-]+\.[0-9a-f-]{36}(\.part)?")
 PART = ".part"
+#: Files that others may have put into the directory for an image: not hidden, and not in the making.
+OTHERS = re.compile(r"(?!.*\.part$)[0-9A-Za-z_-][0-9A-Za-z._-]{0,254}")
 #: Bytes written between requests to begin writing them to disk, so that the final fsync finds little left.
 FLUSH_BYTES = 32 << 20
 #: Bytes read at once of a file that is taken over.
@@ -45,6 +48,7 @@ class FileStore:
     """A directory of image files, each reachable by the node that wrote it, or by all where the directory is shared."""
 
     Settings = FileSettings
+    read_only = False
 
     def __init__(self, name: str, settings: FileSettings) -> None:
         """Raises StartError when the directory cannot be made or written to."""
@@ -66,11 +70,21 @@ class FileStore:
         """See Store."""
         return f"file://{self.path}/{image_id}.{copy_id}"
 
+    def claims(self, url: str) -> bool:
+        """See Store. A file right in the directory, in the one spelling that its path has."""
+        name = url.removeprefix(f"file://{self.path}/")
+        return name != url and OTHERS.fullmatch(name) is not None and not NAME.fullmatch(name)
+
     def _file(self, url: str) -> Path:
         """The file that one of our URLs names. Nothing outside the directory can be named."""
         parts = urlsplit(url)
         path = Path(parts.path)
-        if parts.scheme != "file" or parts.netloc or path.parent != self.path or not NAME.fullmatch(path.name):
+        if (
+            parts.scheme != "file"
+            or parts.netloc
+            or path.parent != self.path
+            or not (NAME.fullmatch(path.name) or OTHERS.fullmatch(path.name))
+        ):
             raise StoreDown(f"Store {self.name} does not keep what its record names")
         return path
 
@@ -117,8 +131,8 @@ class FileStore:
 
     async def usage(self) -> Usage:
         """See Store."""
-        stat, self.disk = await self._call(_disk, self.path)  # another one, where it was mounted after the start
-        return Usage(stat.f_bavail * stat.f_frsize, stat.f_blocks * stat.f_frsize)
+        room, self.disk = await self._call(_disk, self.path)  # another one, where it was mounted after the start
+        return Usage(room.f_bavail * room.f_frsize, room.f_blocks * room.f_frsize)
 
     async def written(self, urls: Sequence[str]) -> Sequence[int]:
         """See Store."""
@@ -222,8 +236,8 @@ def _adopt(store: FileStore, path: Path) -> Adopted:
 
 def _begin(store: FileStore, path: Path, size: int | None) -> FileWriter:
     if size is not None:
-        stat = os.statvfs(path.parent)
-        if size > stat.f_bavail * stat.f_frsize:
+        room = os.statvfs(path.parent)
+        if size > room.f_bavail * room.f_frsize:
             raise OSError(errno.ENOSPC, "not enough room for the announced size")
     fd = os.open(f"{path}{PART}", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     return FileWriter(store, path, fd)
@@ -231,14 +245,19 @@ def _begin(store: FileStore, path: Path, size: int | None) -> FileWriter:
 
 def _open(path: Path, reads: Pool) -> LocalFile:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise CopyMissing(str(path)) from None
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe of somebody's must not be waited for
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ELOOP):
+            raise CopyMissing(str(path)) from None
+        raise
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise CopyMissing(f"{path} is no file")
     return LocalFile(fd, reads)
 
 
 def _delete(path: Path) -> None:
-    for name in (f"{path}{PART}", path):
+    for name in (f"{path}{PART}", path) if NAME.fullmatch(path.name) else (path,):
         with contextlib.suppress(FileNotFoundError):
             os.unlink(name)
     _sync_directory(path.parent)

@@ -7,11 +7,12 @@ from typing import Any
 import msgspec
 
 from ikon.config import Settings, explain
+from ikon.model import quota
 from ikon.problems import BadValue, StartError
-from ikon.stores.base import Store
+from ikon.stores.base import Fetch, Store
 
 #: Where staged data is kept. No caller can name it: the beginning of its name is reserved.
-STAGING = "os_glance_staging_store"
+STAGING = quota.STAGING
 
 
 class Stores:
@@ -30,7 +31,18 @@ class Stores:
             return self.default
         if name not in self.all:
             raise BadValue(f"Store for identifier {name} not found. Stores here: {', '.join(self.all)}")
+        if self.all[name].read_only:
+            raise BadValue(f"Store {name} is read-only. Stores that take data: {', '.join(self.writable)}")
         return name
+
+    @property
+    def writable(self) -> list[str]:
+        """Names of the stores that data can be written to."""
+        return [name for name, store in self.all.items() if not store.read_only]
+
+    def claiming(self, url: str) -> str | None:
+        """The name of the first store in which a URL names a place of somebody else's; None when there is none."""
+        return next((name for name, store in self.all.items() if store.claims(url)), None)
 
     def __getitem__(self, name: str) -> Store:
         return self._staging if name == STAGING else self.all[name]
@@ -45,10 +57,17 @@ class Stores:
             store.close()
 
 
-def open_stores(settings: Settings) -> Stores:
-    """Open every configured store. Raises StartError, naming the key, for settings that a store does not take."""
-    staging = _open(STAGING, {"type": "file", "path": settings.staging.path, "shared": settings.staging.shared})
-    return Stores({name: _open(name, raw) for name, raw in settings.stores.items()}, settings.default_store, staging)
+def open_stores(settings: Settings, fetch: Fetch) -> Stores:
+    """Open every configured store. fetch: how those read that keep nothing themselves.
+
+    Raises StartError, naming the key, for settings that a store does not take.
+    """
+    staging = _open(STAGING, {"type": "file", "path": settings.staging.path, "shared": settings.staging.shared}, fetch)
+    stores = Stores({name: _open(name, raw, fetch) for name, raw in settings.stores.items()}, settings.default_store, staging)
+    if stores[stores.default].read_only:
+        allowed = ", ".join(stores.writable) or "a store that takes data, of which [stores] has none"
+        raise StartError(f"config: default_store = {stores.default!r}: the store is read-only. Allowed: {allowed}")
+    return stores
 
 
 def kinds() -> dict[str, Any]:
@@ -56,7 +75,7 @@ def kinds() -> dict[str, Any]:
     return {point.name: point for point in entry_points(group="ikon.stores")}
 
 
-def _open(name: str, raw: Mapping[str, Any]) -> Store:
+def _open(name: str, raw: Mapping[str, Any], fetch: Fetch) -> Store:
     known = kinds()
     kind = raw.get("type")
     if kind not in known:
@@ -66,5 +85,5 @@ def _open(name: str, raw: Mapping[str, Any]) -> Store:
         settings = msgspec.convert(raw, maker.Settings)
     except msgspec.ValidationError as error:
         raise StartError(explain(error, raw, maker.Settings, {}, where=f"stores.{name}")) from None
-    store: Store = maker(name, settings)
+    store: Store = maker(name, settings, fetch) if kind == "http" else maker(name, settings)
     return store

@@ -54,7 +54,7 @@ ISATAP = (0x00005EFE, 0x02005EFE)
 class Target(NamedTuple):
     """One URL, taken apart: what to connect to and what to ask for. `path` begins with a slash and holds the query.
 
-    chosen: its origin is written in the settings, so that only addresses that are never a source are closed to it.
+    chosen: its origin is written in the settings or in Keystone's catalogue, so that only addresses that are never a source are closed.
     """
 
     scheme: str

@@ -9,7 +9,7 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import cached_property
 from typing import Self, TypeVar
 
@@ -121,6 +121,15 @@ class Fetcher:
             yield source
         finally:
             source.close()
+
+    async def begin(self, url: str, offset: int) -> "Source":
+        """A source of known data whose answer has begun, for the caller to close. Raises any SourceProblem, as does the reading."""
+        source = Source(self, url, offset, None, None, {}, chosen=False, compared=True)
+        with ExitStack() as failing:
+            failing.callback(source.close)
+            await source.begin()
+            failing.pop_all()
+        return source
 
     async def reach(self, gate: Gate, target: Target, headers: Mapping[str, str], body: bytes | None = None) -> Answer:
         """Ask the first of a target's addresses that takes a connection, after the gate has judged them all. Raises SourceUnreachable."""

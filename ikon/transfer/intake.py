@@ -10,14 +10,14 @@ import functools
 import itertools
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 from sqlalchemy import Connection
 
 from ikon import log, metrics
 from ikon.context import Context
-from ikon.db import copies, events, images, instances, usage
+from ikon.db import copies, events, images, instances
 from ikon.db.copies import Copy
 from ikon.db.engine import Database
 from ikon.db.lease import Lease
@@ -59,8 +59,17 @@ BACK_OFF_S = (5, 600)
 SECOND_LOOK_S = 600
 
 
-#: Charges somebody, last in a transaction, with so many bytes more.
-Charge = Callable[[Connection, int], None]
+class Witness(Protocol):
+    """Sees all data, on a thread, and has its say before it is kept."""
+
+    def update(self, batch: Sequence[Buffer], /) -> None:
+        """Take some of the data."""
+
+    def end(self) -> object:
+        """All has come. Raises a Problem for data that is not to be kept."""
+
+
+Watcher = Inspector | Md5 | BlockDigests | Witness
 
 
 class Facts(msgspec.Struct, frozen=True):
@@ -88,8 +97,8 @@ class Bounds(msgspec.Struct, frozen=True):
 class Intake:
     """Writes attempts, undoes them, and removes copies that are to be deleted."""
 
-    def __init__(self, db: Database, stores: Stores, lease: Lease, buffer_bytes: int, *, limited: bool) -> None:
-        self._db, self._stores, self._lease, self._limited = db, stores, lease, limited
+    def __init__(self, db: Database, stores: Stores, lease: Lease, buffer_bytes: int) -> None:
+        self._db, self._stores, self._lease = db, stores, lease
         self.attempts = Attempts()
         self.rooms = Rooms(db, stores, lease.node)
         self.rests = Rests()
@@ -146,29 +155,31 @@ class Intake:
         blocks: AsyncIterable[bytes],
         bounds: Bounds,
         inspector: Inspector | None = None,
-        charge: Charge | None = None,
         *,
+        witness: Witness | None = None,
         others: Sequence[Attempt] = (),
         tolerant: bool = False,
     ) -> Facts:
         """Store a stream and make it durable. What was not promised to the attempt before is now, and of unknown length as it comes.
 
-        inspector: None where the bytes are an image's already, or none's yet. charge: who pays for what is promised here. others: more
-        attempts for the same bytes, each in a store of its own and with its promise; the digests of blocks are kept under the first.
-        tolerant: go on while one store takes the data; Facts.failed says which do not.
+        inspector: None where the bytes are an image's already, or none's yet. witness: who else has to agree. others: more attempts for the
+        same bytes, each in a store of its own and with its promise; the digests of blocks are kept under the first. tolerant: go on while
+        one store takes the data; Facts.failed says which do not.
 
-        Raises BadRequest for a length that is not the announced one, ImageTooLarge, QuotaExceeded, FormatMismatch, UnsafeImage, StoreFull,
-        RoomPromised, StoreDenied, StoreDown, ClientGone, and ImageDeleted when the first attempt is stopped meanwhile.
+        Raises what the witness does, BadRequest for a length that is not the announced one, ImageTooLarge, QuotaExceeded, FormatMismatch,
+        UnsafeImage, StoreFull, RoomPromised, StoreDenied, StoreDown, ClientGone, and ImageDeleted when the first attempt is stopped.
         """
         block_digests = BlockDigests()
-        watchers: list[Inspector | Md5 | BlockDigests] = [block_digests]
+        watchers: list[Watcher] = [block_digests]
         # most of the CPU that there is to it, and of use for an image's record alone
         whole = (Md5(), Multihash()) if inspector else None
         if whole:
             watchers.insert(0, whole[0])
         if inspector:
             watchers.insert(0, inspector)  # in the same hop to a thread, which costs more than the inspector does
-        await self.reserve(attempt, bounds.expected or 0, charge)
+        if witness:
+            watchers.insert(0, witness)
+        await self.reserve(attempt, bounds.expected or 0)
         outlets = _Outlets((attempt, *others), tolerant=tolerant)
         await outlets.each(lambda each: outcome(self._begin(each, bounds.expected)))
 
@@ -183,11 +194,13 @@ class Intake:
             multihash = whole[1]
             consumers.append(lambda batch: self.pool.run(multihash.update, batch))
         pump = Pump(self.budget, consumers)
-        grow = functools.partial(self._grow, attempt, charge) if bounds.expected is None else None
+        grow = functools.partial(self._grow, attempt) if bounds.expected is None else None
         size = await attempt.unless_stopped(pump.run(_counted(blocks, bounds, grow)))
         if bounds.expected is not None and size != bounds.expected:
             raise BadRequest(f"Size mismatch: expected {bounds.expected} bytes, got {size} bytes")
         verdict = await self.pool.run(inspector.end) if inspector else None
+        if witness:
+            await self.pool.run(witness.end)
         if rest := block_digests.rest():
             await self._keep_digests(attempt, gibs, rest)
         await self._lease.held()
@@ -204,25 +217,25 @@ class Intake:
         attempt.writer = writer = await outcome(store.adopt(attempt.url))
         return await self.take_in(attempt, writer.blocks(), Bounds(None, 1 << 62))
 
-    async def reserve(self, attempt: Attempt, wanted: int, charge: Charge | None = None) -> int:
+    async def reserve(self, attempt: Attempt, wanted: int) -> int:
         """Promise an attempt so many bytes in its store in all, unless it has them. Returns what it has.
 
-        Raises StoreFull, RoomPromised, what `charge` raises, and what `lost` does.
+        Raises StoreFull, RoomPromised, QuotaExceeded, and what `lost` does.
         """
         if wanted > attempt.reserved:
             room = await self.rooms.measure(attempt.store)
-            await self._db.write(_reserve, attempt, self._lease.id, wanted, room, charge)
+            await self._db.write(_reserve, attempt, self._lease.id, wanted, room)
             attempt.reserved = wanted
         return attempt.reserved
 
-    async def _grow(self, attempt: Attempt, charge: Charge | None, total: int) -> int:
+    async def _grow(self, attempt: Attempt, total: int) -> int:
         """More room: generously while there is some, to the byte at the end of it."""
         if total <= attempt.reserved:
             return attempt.reserved
         try:
-            return await self.reserve(attempt, total + GROW, charge)
+            return await self.reserve(attempt, total + GROW)
         except (QuotaExceeded, StoreFull):
-            return await self.reserve(attempt, total, charge)
+            return await self.reserve(attempt, total)
 
     async def _begin(self, attempt: Attempt, size: int | None) -> None:
         """Open the attempt's writer. Never abandoned: whoever undoes the attempt has to know what it opened."""
@@ -239,7 +252,7 @@ class Intake:
         """
         gone = await self._delete_bytes(copy)
         if gone:
-            return await self._db.write(_gone, copy, limited=self._limited)
+            return await self._db.write(_gone, copy)
         if gone is False:
             wait_s = min(BACK_OFF_S[0] << min(copy.tries, 10), BACK_OFF_S[1])
             await self._db.write(copies.release, copy.id, wait_s * 1000)
@@ -316,7 +329,7 @@ async def outcome_of(work: Awaitable[None]) -> None:
     await asyncio.shield(asyncio.ensure_future(work))
 
 
-def _update_all(watchers: Sequence[Inspector | Md5 | BlockDigests], batch: Sequence[Buffer]) -> None:
+def _update_all(watchers: Sequence[Watcher], batch: Sequence[Buffer]) -> None:
     for watcher in watchers:
         watcher.update(batch)
 
@@ -336,12 +349,10 @@ async def _counted(blocks: AsyncIterable[bytes], bounds: Bounds, grow: Callable[
         yield block
 
 
-def _reserve(conn: Connection, attempt: Attempt, me: str, wanted: int, room: Room, charge: Charge | None) -> None:
+def _reserve(conn: Connection, attempt: Attempt, me: str, wanted: int, room: Room) -> None:
     require(conn, room, wanted - attempt.reserved, attempt.image_id)
     if not copies.reserve(conn, attempt.copy_id, me, wanted):
         raise lost(conn, attempt.image_id)
-    if charge is not None:
-        charge(conn, wanted - attempt.reserved)
 
 
 def lost(conn: Connection, image_id: str) -> ImageDeleted | Unavailable:
@@ -369,11 +380,9 @@ def queue_again(conn: Connection, ctx: Context, image: Image, why: Problem) -> N
     events.failed(conn, ctx, "image.upload.failed", queued, why, was=image.status)
 
 
-def _gone(conn: Connection, copy: Copy, *, limited: bool) -> bool:
+def _gone(conn: Connection, copy: Copy) -> bool:
     """The bytes of a copy are gone: so are its row and its charge."""
-    row = copies.forget(conn, copy)
-    if row is not None and limited and row.project is not None:
-        usage.charge(conn, row.project, -row.reserved)
+    copies.forget(conn, copy)
     return True
 
 

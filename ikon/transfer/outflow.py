@@ -22,8 +22,8 @@ from ikon.db import copies, events, images
 from ikon.db.copies import READABLE, Copy
 from ikon.db.engine import Database
 from ikon.model.image import Image
-from ikon.problems import DataUnavailable, ImageNotFound, Problem, StoreDown
-from ikon.stores.base import CopyMissing, LocalFile
+from ikon.problems import DataUnavailable, ImageNotFound, NotVerified, Problem, StoreDown
+from ikon.stores.base import CopyMissing, LocalFile, Remote
 from ikon.stores.registry import Stores
 from ikon.transfer.digests import BLOCK, DIGEST, GIB_BLOCKS
 
@@ -37,6 +37,9 @@ AHEAD = 16
 #: Reads of the database at once for downloads; any number made a list that comes with 500 of them wait for twice as much work.
 LOOK_UPS = 4
 
+#: Seconds after which a client may ask again for data that is being read for the first time.
+NOT_VERIFIED_S = 5
+
 #: A client that takes longer than this for a MiB is sent smaller pieces, so that what it gets has been checked not long ago.
 SLOW_S, SLOW_PIECE = 1.0, 64 * 1024
 
@@ -49,6 +52,13 @@ class SendFile(Protocol):
 
     async def __call__(self, fd: int, offset: int, count: int, *, elsewhere: Any = None) -> int:
         """elsewhere: `LocalFile.run` of a file that the event loop must not touch. Raises what that raises, and OSError."""
+
+
+class SendBytes(Protocol):
+    """Sends bytes, once those before have left."""
+
+    async def __call__(self, data: bytes) -> None:
+        """Raises ClientGone."""
 
 
 class Outflow:
@@ -84,7 +94,7 @@ class Outflow:
                 -self._stores.weight(c.store),
             ),
         )
-        reader = Reader(self, self._db, self._stores, image, order)
+        reader = Reader(self, self._db, self._stores, image, order, unchecked=any(c.state == "unchecked" for c in found))
         try:
             yield reader
         finally:
@@ -94,16 +104,19 @@ class Outflow:
 class Reader:
     """One read of one image, whole or in part."""
 
-    def __init__(self, outflow: Outflow, db: Database, stores: Stores, image: Image, order: list[Copy]) -> None:
+    def __init__(self, outflow: Outflow, db: Database, stores: Stores, image: Image, order: list[Copy], *, unchecked: bool = False) -> None:
+        """unchecked: there is a place besides which nobody has read yet."""
         self._outflow, self._db, self._stores, self._image, self._order = outflow, db, stores, image, order
-        self._file: LocalFile | None = None
+        self._unchecked = unchecked
+        self._file: LocalFile | Remote | None = None
+        self._held, self._data = -1, b""  # the block of a remote copy that is at hand, checked
         self._gib, self._digests = -1, b""
 
     async def check(self, block: int) -> int:
         """Find a copy whose block is right. Returns how many blocks are: this one. Raises DataUnavailable."""
-        return await self._found(_good_blocks, block)
+        return await self._found(_good_blocks, len, block) and 1
 
-    async def send(self, sendfile: SendFile, offset: int, length: int, checked: int) -> None:
+    async def send(self, sendfile: SendFile, sendbytes: SendBytes, offset: int, length: int, checked: int) -> None:
         """Send part of the image, of which the first `checked` blocks have just been checked. Raises DataUnavailable, ClientGone."""
         loop = asyncio.get_running_loop()
         end = offset + length
@@ -116,6 +129,11 @@ class Reader:
                 fresh_until = loop.time() + FRESH_S
             stop = min(end, (block + checked) * BLOCK)
             most = min(ahead_blocks, -(-end // BLOCK) - block - checked)
+            if block == self._held:
+                stop = min(end, (block + 1) * BLOCK)
+                await self._send_held(sendbytes, offset, stop)
+                offset, checked = stop, 0
+                continue
             ahead = asyncio.ensure_future(self._check_ahead(block + checked, most)) if most else None
             try:
                 offset = await self._send_checked(sendfile, offset, stop, fresh_until)
@@ -130,9 +148,17 @@ class Reader:
                 ahead_blocks = min(2 * ahead_blocks or 1, AHEAD)
                 checked, fresh_until = checked_ahead, loop.time() + FRESH_S
 
+    async def _send_held(self, sendbytes: SendBytes, offset: int, stop: int) -> None:
+        """Send bytes of the block at hand."""
+        first = self._held * BLOCK
+        for at in range(offset - first, stop - first, PIECE):
+            piece = self._data[at : min(at + PIECE, stop - first)]
+            await sendbytes(piece)
+            metrics.SENT.inc(len(piece))
+
     async def _send_checked(self, sendfile: SendFile, offset: int, stop: int, fresh_until: float) -> int:
         """Send bytes that were checked, while that is fresh. Returns where to go on."""
-        assert self._file is not None
+        assert isinstance(self._file, LocalFile)
         loop = asyncio.get_running_loop()
         piece, elsewhere = BLOCK, self._file.run if self._file.waits else None
         while offset < stop and (began := loop.time()) <= fresh_until:
@@ -153,25 +179,41 @@ class Reader:
     async def blocks(self) -> AsyncIterator[bytes]:
         """The whole image, block by block, each checked. Raises DataUnavailable."""
         for block in range(-(-(self._image.size or 0) // BLOCK)):
-            yield await self._found(_good_block, block)
+            yield await self._found(_good_block, bytes, block)
 
-    async def _found(self, check: Callable[[int, int, bytes, list[int]], T], block: int) -> T:
-        """What a check on a thread finds in the first copy whose block is right."""
+    async def _found(self, check: Callable[[int, int, bytes, list[int]], T], made: Callable[[bytes], T], block: int) -> T:
+        """What a check on a thread finds in the first copy whose block is right, or what is made of the block of one that is remote."""
         while True:
             await self._have_digests(block)
             file = await self._have_file()
             try:
-                if found := await file.run(check, block, self._digests, self._sizes(block, 1)):
+                if isinstance(file, LocalFile):
+                    found = await file.run(check, block, self._digests, self._sizes(block, 1))
+                else:
+                    found = made(await self._hold(file, block))
+                if found:
                     return found
             except StoreDown as problem:
                 self._pass_over(str(problem))
+            except CopyMissing:
+                await self._leave_copy("the store has nothing there any more")
             else:
                 await self._leave_copy(f"block {block} is wrong or missing")
+
+    async def _hold(self, remote: Remote, block: int) -> bytes:
+        """The block, read from a remote copy and kept at hand; empty when it is not what its digest says."""
+        if block != self._held:
+            self._held, self._data = -1, b""
+            data, place = await remote.read(block * BLOCK, self._sizes(block, 1)[0]), block % GIB_BLOCKS * DIGEST
+            if blake3.blake3(data).digest() != self._digests[place : place + DIGEST]:  # 0.2 ms: a hop to a thread is not worth it
+                return b""
+            self._held, self._data = block, data
+        return self._data
 
     async def _check_ahead(self, block: int, most: int) -> int | None:
         """Check the blocks to come in the copy at hand. 0 when they are not right there, which is looked into when they are due; None when
         the store takes too long."""
-        if self._file is None or block // GIB_BLOCKS != self._gib:
+        if not isinstance(self._file, LocalFile) or block // GIB_BLOCKS != self._gib:
             return 0
         try:
             return await self._file.run(_good_blocks, block, self._digests, self._sizes(block, most))
@@ -190,11 +232,13 @@ class Reader:
             self._digests = await self._outflow.look_up(copies.digests, self._image.id, self._image.digests or "", gib)
             self._gib = gib
 
-    async def _have_file(self) -> LocalFile:
+    async def _have_file(self) -> LocalFile | Remote:
         while self._file is None:
             if not self._order:
                 if await self._db.read(images.get, self._image.id) is None:
                     raise ImageNotFound(self._image.id)  # it was deleted since it was looked up
+                if self._unchecked:
+                    raise NotVerified(retry_after_s=NOT_VERIFIED_S)
                 log.get().error("no intact copy", image=self._image.id)
                 raise DataUnavailable(f"No intact copy of image {self._image.id} can be read now")
             copy = self._order[0]
@@ -207,7 +251,8 @@ class Reader:
                 self._pass_over(str(problem))
                 continue
             if self._file.size != self._image.size:
-                await self._doubt(copy, f"it has {self._file.size} bytes and should have {self._image.size}")
+                why = f"it has {self._file.size} bytes and should have {self._image.size}"
+                await (self._doubt(copy, why) if isinstance(self._file, LocalFile) else self._leave_copy(why))
         return self._file
 
     async def _leave_copy(self, why: str) -> None:

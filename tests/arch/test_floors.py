@@ -10,7 +10,7 @@ FLOORS = [
     "problems config context log threads metrics",
     "model",
     "db stores formats broker",
-    "policy quota queue events transfer passwords seal keystone",
+    "policy protection quota queue events transfer passwords seal keystone signatures",
     "kit policyfile",
     "service",
     "steps",
@@ -38,6 +38,8 @@ HEAVY = (
     "backports",
     "cryptography",
     "re2",
+    "cursive",
+    "castellan",
 )
 
 

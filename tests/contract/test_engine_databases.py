@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError, OperationalError, ProgrammingError
 
 from ikon.db import connect, engine
-from ikon.db.engine import Database, make_engine, now_ms, now_ms_sql
+from ikon.db.engine import Database, make_engine, now_ms, now_ms_sql, proven_by
 from ikon.problems import Busy, DatabaseDown, OutcomeUnknown, TooSlow
 from tests.faults.proxy import Proxy
 from tests.services.servers import Server
@@ -28,6 +28,7 @@ things = sa.Table(
     mysql_collate="utf8mb4_nopad_bin",  # utf8mb4_bin takes "a" and "a " for the same
 )
 NAMES = sa.select(things.c.name).order_by(things.c.name)
+ITSELF = sa.select(things.c.name).where(things.c.name == sa.bindparam("itself"))
 
 
 def add(conn: Connection, name: str) -> str:
@@ -313,6 +314,53 @@ async def test_a_connection_lost_in_the_commit_is_outcome_unknown(through: Datab
     assert second.runs == 1
     assert await through.read(names) == (["first", "second"] if answered else ["first"])
     assert await through.write(add, "third") == "third"
+
+
+def add_proven(conn: Connection, name: str, meanwhile: Callable[[], None] = lambda: None) -> str:
+    add(conn, name)
+    proven_by(conn, ITSELF, {"itself": name})
+    meanwhile()
+    return name
+
+
+@pytest.mark.slow
+async def test_a_commit_whose_answer_was_lost_is_found_by_what_proves_it(through: Database, proxy: Proxy) -> None:
+    second, third = Counted(add_proven), Counted(add_proven)
+    proxy.cut_at(rb"COMMIT(?!TED)", answered=True)
+    assert await through.write(second, "second") == "second"
+    proxy.cut_at(rb"COMMIT(?!TED)", answered=False)
+    with pytest.raises(OutcomeUnknown):
+        await through.write(third, "third")
+
+    assert (second.runs, third.runs) == (1, 1)
+    assert await through.read(names) == ["first", "second"]
+    assert await through.write(third, "third") == "third"
+
+
+@pytest.mark.slow
+async def test_a_commit_is_unknown_while_nobody_can_be_asked_about_it(
+    through: Database, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "LOOK_S", 0.5)
+    proxy.cut_at(rb"COMMIT(?!TED)", answered=True)
+
+    with pytest.raises(OutcomeUnknown) as unknown:
+        await through.write(add_proven, "second", proxy.refuse_new)
+
+    assert unknown.value.headers["Retry-After"] == "1"
+    proxy.flow()
+    assert await through.read(names) == ["first", "second"]
+    with pytest.raises(IntegrityError):  # who repeats it hears that it is there
+        await through.write(add_proven, "second")
+
+
+@pytest.mark.slow
+async def test_what_proved_one_change_proves_no_other(through: Database, proxy: Proxy) -> None:
+    await asyncio.gather(*(through.write(add_proven, f"n{n}") for n in range(30)))  # on every connection
+
+    proxy.cut_at(rb"COMMIT(?!TED)", answered=False)
+    with pytest.raises(OutcomeUnknown):
+        await through.write(add, "lost")
 
 
 @pytest.mark.slow

@@ -144,7 +144,7 @@ async def test_the_promise_to_a_process_that_died_is_free_again(kit: Kit, databa
     attempt = data.new_attempt(kit, image, "one")
     row = msgspec.structs.replace(data.record(kit, attempt, 6 * MIB), instance="ghost")
     await kit.db.write(instances.enlist, "ghost", "elsewhere", alone=False)
-    await kit.db.write(data._begin, ALICE, attempt, row, 6 * MIB, QUOTA, QUOTA, await kit.intake.rooms.measure("one"))
+    await kit.db.write(data._begin, ALICE, attempt, row, 6 * MIB, QUOTA, await kit.intake.rooms.measure("one"))
 
     before = await put(kit, gate, 6 * MIB)
     await kit.db.write(instances.retire, "ghost")
@@ -161,7 +161,7 @@ async def fetching(kit: Kit, instance: str, size: int, *stores: str) -> Job:
     job = await kit.db.write(jobs.claim, instance, [ANY], Limits(), [], random.Random(1))
     assert job is not None
     rooms = [await kit.intake.rooms.measure(store) for store in stores]
-    await kit.db.write(staging._admit, job, size, rooms, QUOTA)
+    await kit.db.write(staging._admit, job, size, rooms)
     return job
 
 
@@ -220,10 +220,10 @@ async def test_disks_are_locked_in_one_order_whatever_the_order_of_stores(kit: K
 
     def promise(conn: Connection, rooms: list[Room]) -> None:
         if step == "fetch":
-            staging._admit(conn, job, 1, rooms, QUOTA)
+            staging._admit(conn, job, 1, rooms)
         else:
             named = {room.store: room for room in rooms}
-            Store(staged=False)._begin(conn, job, [rows[store] for store in named], named, QUOTA)
+            Store(staged=False)._begin(conn, job, [rows[store] for store in named], named)
             conn.execute(sa.delete(tables.copies).where(tables.copies.c.id.in_([row.id for row in rows.values()])))
 
     for rooms in ([first, second], [second, first]):
@@ -235,6 +235,6 @@ async def test_a_promise_on_another_nodes_own_disk_takes_no_room_here(kit: Kit) 
     gate.open.set()
     attempt = data.new_attempt(kit, image, "one")
     row = msgspec.structs.replace(data.record(kit, attempt, 6 * MIB), node="elsewhere")
-    await kit.db.write(data._begin, ALICE, attempt, row, 6 * MIB, QUOTA, QUOTA, await kit.intake.rooms.measure("one"))
+    await kit.db.write(data._begin, ALICE, attempt, row, 6 * MIB, QUOTA, await kit.intake.rooms.measure("one"))
 
     assert await put(kit, gate, 6 * MIB) is None

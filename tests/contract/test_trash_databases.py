@@ -21,11 +21,13 @@ from ikon.model.image import Image
 from ikon.model.job import New
 from ikon.model.listing import parse
 from ikon.model.periodic import Found
+from ikon.model.quota import OwnLimits, Usage
 from ikon.model.trash import marker, place
 from ikon.periodic import reaper, updater
 from ikon.periodic.base import Process
 from ikon.problems import Conflict, Forbidden, ImageExists, ImageNotFound, NotFound, Problem, StagedTooLong, StoreDown
 from ikon.queue import new_id
+from ikon.quota import Quotas
 from ikon.service import images as verbs
 from ikon.service import imports, members, tags
 from ikon.service import trash as trash_verbs
@@ -88,7 +90,7 @@ async def test_a_restored_image_is_the_one_that_was_deleted(kit: Kit, database_u
         await new(kit, id=image.id)
     assert rows(database_url, tables.terms) == rows(database_url, tables.sorts) == []
     assert len(files(kit)) == 2
-    assert await kit.db.read(usage.count, "alpha") == 2 * len(DATA)
+    assert (await kit.db.read(usage.count, "alpha")).bytes == 2 * len(DATA)
 
     restored = await trash_verbs.restore(kit, ADMIN, image.id)
 
@@ -117,7 +119,7 @@ async def test_a_purged_image_is_gone_for_ever(kit: Kit, database_url: str) -> N
         == rows(database_url, tables.trash)
         == []
     )
-    assert await kit.db.write(usage.charge, "alpha", 0) == 0
+    assert await kit.db.read(usage.look, "alpha") == (Usage(), OwnLimits())
     for verb in (trash_verbs.purge, trash_verbs.restore):
         with pytest.raises(NotFound):
             await verb(kit, ADMIN, image.id)
@@ -439,11 +441,11 @@ async def test_the_updater_finds_usage_that_is_wrong_and_mends_it(kit: Kit, data
     await kit.db.write(distort)
 
     assert await updater.run_once(kit) == {"usage": Found(1, 1)}
-    assert rows(database_url, tables.usage) == [("alpha", len(DATA))]
+    assert rows(database_url, tables.usage) == [("alpha", len(DATA), 0, 1, 0, None, None, None, None)]
     await kit.db.write(usage.doubt)
     assert await updater.run_once(kit) == {"usage": Found(1, 0)}  # what is not known is not wrong
-    assert rows(database_url, tables.usage) == [("alpha", len(DATA))]
-    assert await updater.run_once(with_settings(kit, quota=Quota())) == {"usage": Found(0, 0)}
+    assert rows(database_url, tables.usage) == [("alpha", len(DATA), 0, 1, 0, None, None, None, None)]
+    assert await updater.run_once(dataclasses.replace(kit, quotas=Quotas(Quota()))) == {"usage": Found(0, 0)}
 
 
 def distort(conn: Connection) -> None:
@@ -466,7 +468,7 @@ async def test_a_recount_amid_uploads_and_deletions_finds_nothing_wrong(kit: Kit
         await asyncio.sleep(0)
     await working
     assert len(drifts) > 1
-    assert set(drifts) == {0}
+    assert set(drifts) == {Usage()}
 
 
 # What is told of runs

@@ -22,9 +22,11 @@ from ikon.model.job import ANY, Limits
 from ikon.model.listing import parse
 from ikon.model.patch import Change
 from ikon.model.periodic import total
+from ikon.model.quota import Usage
 from ikon.periodic import heartbeat, reaper
 from ikon.problems import BadValue, ImageDeleted, ImageExists, ImageNotFound, QuotaExceeded, StatusConflict
 from ikon.queue import Queue
+from ikon.quota import Quotas
 from ikon.service import copies as copies_verbs
 from ikon.service import data, imports
 from ikon.service import images as verbs
@@ -43,17 +45,19 @@ QUOTA = 10_000_000
 
 
 @contextlib.asynccontextmanager
-async def kit_on(url: str, directory: Path, node: str = "here") -> AsyncIterator[Kit]:
-    """One process's kit on a database that may be shared, its stores in a directory that may be shared."""
+async def kit_on(url: str, directory: Path, node: str = "here", quota: int = QUOTA) -> AsyncIterator[Kit]:
+    """One process's kit on a database that may be shared, its stores in a directory that may be shared. quota: bytes."""
     stores = {name: {"type": "file", "path": str(directory / name)} for name in ("one", "two")}
-    settings = load(None, {"data": str(directory / "data"), "database": url, "stores": stores, "node": node, "quota": {"bytes": QUOTA}}, {})
-    db = Database(settings.database, rehearse=True)
+    settings = load(None, {"data": str(directory / "data"), "database": url, "stores": stores, "node": node, "quota": {"bytes": quota}}, {})
+    quotas = Quotas(settings.quota)
+    db = Database(settings.database, rehearse=True, around=quotas.around())
     lease = Lease(db, node, settings.run)
     await lease.start()
-    opened = open_stores(settings)
-    intake, outflow = Intake(db, opened, lease, 8 << 20, limited=True), Outflow(db, opened, node)
+    fetcher = Fetcher(settings)
+    opened = open_stores(settings, fetcher.begin)
+    intake, outflow = Intake(db, opened, lease, 8 << 20), Outflow(db, opened, node)
     try:
-        yield Kit(settings, db, lease, opened, Queue(), intake, outflow, Fetcher(settings), Kinds(KINDS))
+        yield Kit(settings, db, lease, opened, Queue(), intake, outflow, fetcher, Kinds(KINDS), quotas)
     finally:
         await db.close()
 
@@ -137,7 +141,7 @@ async def test_an_image_lives_its_whole_life(kit: Kit, database_url: str) -> Non
     assert await read(kit, image, []) == content
     await copy(kit, ADMIN, image.id, "two")
     assert (await verbs.show(kit, ALICE, image.id)).stores == ["one", "two"]
-    assert await kit.db.write(usage.charge, "alpha", 0) == 2 * len(content)
+    assert (await kit.db.read(usage.look, "alpha"))[0] == Usage(2 * len(content), 0, 1, 0)
     await copies_verbs.remove(kit, ADMIN, image.id, "one")
     assert await read(kit, image, []) == content
     await verbs.deactivate(kit, ALICE, image.id)
@@ -150,7 +154,7 @@ async def test_an_image_lives_its_whole_life(kit: Kit, database_url: str) -> Non
     with pytest.raises(ImageExists):
         await new(kit, id=image.id)
     assert rows(database_url, tables.copies) == rows(database_url, tables.block_digests) == rows(database_url, tables.images) == []
-    assert await kit.db.write(usage.charge, "alpha", 0) == 0
+    assert (await kit.db.read(usage.look, "alpha"))[0] == Usage()
     kinds = [row[4] for row in rows(database_url, tables.events)]
     assert kinds == ["image.create", "image.prepare", "image.activate", "image.import"] + ["image.update"] * 5 + ["image.delete"]
 
@@ -170,8 +174,8 @@ async def test_a_project_that_is_full_is_full_to_the_byte(kit: Kit, database_url
         assert (await verbs.show(kit, ALICE, late.id)).status == "queued"
     await kit.db.write(usage.doubt)
     await upload(kit, late, noise(4_000_000))
-    assert rows(database_url, tables.usage) == [("alpha", QUOTA)]
-    assert await kit.db.read(usage.count, "alpha") == QUOTA
+    assert rows(database_url, tables.usage) == [("alpha", QUOTA, 0, 2, 0, None, None, None, None)]
+    assert await kit.db.read(usage.count, "alpha") == Usage(QUOTA, 0, 2, 0)
 
 
 async def test_a_delete_ends_a_running_upload(kit: Kit, database_url: str) -> None:
@@ -193,7 +197,7 @@ async def test_what_a_dead_process_left_is_taken_over_once(kit: Kit, database_ur
     attempt = data.new_attempt(kit, image.id, "one")
     row = msgspec.structs.replace(data.record(kit, attempt, 5), instance="ghost")
     await kit.db.write(instances.enlist, "ghost", "elsewhere", alone=False)
-    await kit.db.write(data._begin, ALICE, attempt, row, 5, QUOTA, QUOTA, await kit.intake.rooms.measure("one"))
+    await kit.db.write(data._begin, ALICE, attempt, row, 5, QUOTA, await kit.intake.rooms.measure("one"))
     assert (await heartbeat.run_once(kit)).mended == total(await reaper.run_once(kit)).mended == 0
     with pytest.raises(StatusConflict):
         await upload(kit, image, b"early")

@@ -49,6 +49,10 @@ class Proxy:
         self._refuses = True
         self.cut()
 
+    def refuse_new(self) -> None:
+        """Cut everything new at once, and leave what is open."""
+        self._refuses = True
+
     def cut(self) -> None:
         """Break every connection that is open now."""
         while self._pairs:

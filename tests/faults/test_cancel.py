@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import sqlalchemy as sa
 from sqlalchemy import Connection
 
 from ikon import config
@@ -18,6 +17,7 @@ from ikon.context import Context
 from ikon.db import copies, usage
 from ikon.kit import Kit
 from ikon.model.image import New, Writable
+from ikon.model.quota import Usage
 from ikon.problems import ClientGone
 from ikon.service import data, images
 from tests.contract.test_verbs_databases import copying
@@ -109,11 +109,9 @@ async def look(kit: Kit, image: str) -> str:
     return shown.status
 
 
-def charges(conn: Connection) -> tuple[int, int]:
-    """What the project is charged with, and what its copies add up to."""
-    row = conn.execute(sa.select(usage.t.c.bytes).where(usage.t.c.project == "p")).scalar()
-    counted = usage.count(conn, "p")
-    return (counted if row in (None, usage.UNKNOWN) else row), counted
+def charges(conn: Connection) -> tuple[Usage, Usage]:
+    """What the project is charged with, and what its images and copies add up to."""
+    return usage.look(conn, "p")[0], usage.count(conn, "p")
 
 
 def open_files(kit: Kit) -> list[str]:

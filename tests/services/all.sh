@@ -3,7 +3,7 @@
 #   all.sh install [NAME...]     one apt transaction, as root or with `sudo -n`, then what comes by pip; no daemon is left running
 #   all.sh check BASE_PORT DIR   makes each do its real work in turn: start, check, stop
 . "$(dirname "$0")/lib.sh"
-ALL=(mariadb postgres rabbitmq memcached keystone images http)
+ALL=(mariadb galera postgres rabbitmq memcached keystone barbican images http haproxy)
 TOOLS=(python3 procps curl strace openssl) # what the tests and these scripts call beside the services
 
 # packages NAME...   what these services take from Debian
@@ -46,8 +46,13 @@ check_one() {
     mkdir -p "$DIR"
     chmod 755 "$DIR"
     if [ "$s" = images ]; then "$HERE/images.sh" make; fi
+    if [ "$s" = barbican ]; then
+        export KEYSTONE_URL=http://$ADDR:$(($2 + 1))/v3
+        DIR=$DIR/keystone PORT=$(($2 + 1)) "$HERE/keystone.sh" start
+    fi
     { "$HERE/$s.sh" start && "$HERE/$s.sh" check; } || rc=1
     "$HERE/$s.sh" stop
+    if [ "$s" = barbican ]; then DIR=$DIR/keystone "$HERE/keystone.sh" stop; fi
     awk -v s="$s" -v a="$began" -v b="$EPOCHREALTIME" 'BEGIN { printf "%-10s %5.1f s\n", s, b - a }'
     return $rc
 }

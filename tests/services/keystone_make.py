@@ -23,7 +23,7 @@ CONF(["--config-file", conf], project="keystone", default_config_files=[conf])
 from keystone.cmd import bootstrap  # noqa: E402
 from keystone.common import fernet_utils, provider_api, sql  # noqa: E402
 from keystone.common.sql import upgrades  # noqa: E402
-from sqlalchemy import event  # noqa: E402
+from sqlalchemy import event, text  # noqa: E402
 from sqlalchemy.engine import Engine  # noqa: E402
 
 
@@ -70,8 +70,8 @@ def role(name):
     return api.role_api.create_role(new["id"], new)["id"]
 
 
-def project(name):
-    p = {"id": ident(), "name": name, "domain_id": "default", "enabled": True, "description": "", "is_domain": False}
+def project(name, project_id=None):
+    p = {"id": project_id or ident(), "name": name, "domain_id": "default", "enabled": True, "description": "", "is_domain": False}
     return api.resource_api.create_project(p["id"], p)["id"]
 
 
@@ -96,14 +96,24 @@ def main():
     swift_op = role("swiftoperator")
     assert swift_op
     prj = {n: project(n) for n in ("service", "alpha", "beta")}
-    grant(user("glance"), prj["service"], "admin", "service")
+    glance = user("glance")
+    grant(glance, prj["service"], "admin", "service")
+    api.assignment_api.create_system_grant_for_user(glance, role("reader"))  # sees the limits of all projects
     grant(user("swift"), prj["service"], "admin", "service")
     grant(user("alice"), prj["alpha"], "member", "swiftoperator")
     grant(user("bob"), prj["beta"], "member")
     grant(user("rita"), prj["alpha"], "reader")
+    if projects := os.environ.get("PROJECTS", "").split():
+        member, admin = user("bench"), user("bench-admin")
+        for name in projects:
+            grant(member, project(name, name), "member")
+            grant(admin, name, "admin")
     service("image", "glance", glance_url)
     if swift_url:
         service("object-store", "swift", swift_url)
+    # else each user's first token of today writes this, and of several at once SQLite refuses all but one
+    with sql.session_for_write() as session:
+        session.execute(text("UPDATE user SET last_active_at = date('now')"))
 
 
 main()

@@ -18,6 +18,8 @@ import psycopg
 import pymysql
 
 HERE = Path(__file__).parent
+#: Servers that speak its protocol.
+MARIADB = ("mariadb", "galera")
 
 
 def free_port(count: int = 1) -> int:
@@ -31,18 +33,23 @@ def free_port(count: int = 1) -> int:
 
 
 class Server:
-    """One server: "mariadb", "postgres", "rabbitmq", "keystone", "memcached" or "http". As a context manager it runs inside and leaves nothing behind.
+    """One server: "mariadb", "galera", "postgres", "rabbitmq", "keystone", "barbican", "memcached", "haproxy" or "http". As a context manager it runs inside and leaves nothing behind.
 
     Not durable: what was committed within the last second before a `kill` may be lost, as nothing is synced to disk.
     """
 
-    def __init__(self, name: str, *, durable: bool = False, address: str = "127.0.0.1") -> None:
-        """address: where "http" listens, the others being on 127.0.0.1."""
-        self.name, self.port = name, free_port(3)
+    def __init__(self, name: str, *, durable: bool = False, address: str = "127.0.0.1", ports: int = 3, **env: str) -> None:
+        """address: where "http" listens, the others being on 127.0.0.1. ports: how many it may use, one behind the other.
+
+        env: what else its script takes.
+        """
+        self.name, self.port = name, free_port(ports)
         # short, as Unix sockets want it, and open to the user that the server runs as, which pytest's tmp_path is not
         self.directory = Path(tempfile.mkdtemp(prefix=f"ikon-{name}-"))
         self.directory.chmod(0o755)
-        self._env = os.environ | {"DIR": str(self.directory), "PORT": str(self.port), "DURABLE": "1" if durable else "0", "ADDR": address}
+        self._env = (
+            os.environ | {"DIR": str(self.directory), "PORT": str(self.port), "DURABLE": "1" if durable else "0", "ADDR": address} | env
+        )
 
     def __enter__(self) -> Self:
         self._run("install")
@@ -63,7 +70,11 @@ class Server:
 
     def kill(self) -> None:
         """End it and its children at once, as a crash does."""
-        victims = self._family(self._pid())
+        self.end_at_once(self._pid())
+
+    def end_at_once(self, pid: int) -> None:
+        """End one of its processes and that one's children, as a crash does."""
+        victims = self._family(pid)
         for victim in victims:
             self._signal(victim, signal.SIGKILL)
         while any(self._lives(victim) for victim in victims):
@@ -80,7 +91,7 @@ class Server:
     def new_database(self) -> str:
         """The SQLAlchemy URL of a fresh empty database; bytes decide what is equal and how it sorts."""
         name = f"t{uuid.uuid4().hex[:12]}"
-        if self.name == "mariadb":
+        if self.name in MARIADB:
             self.execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4 COLLATE utf8mb4_bin")
         else:
             self.execute(f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'")
@@ -89,7 +100,7 @@ class Server:
     def drop_database(self, url: str) -> None:
         """Remove what new_database made, whoever is still connected to it."""
         name = url.rsplit("/", 1)[1]
-        if self.name == "mariadb":
+        if self.name in MARIADB:
             self.execute(f"DROP DATABASE {name}")
             return
         for _ in range(100):
@@ -103,13 +114,13 @@ class Server:
         """The URL of a database, or of the broker; port is that of a proxy in between."""
         if self.name == "rabbitmq":
             return f"amqp://ikon:secret@127.0.0.1:{port or self.port}/"
-        driver = "mysql+pymysql" if self.name == "mariadb" else "postgresql+psycopg"
+        driver = "mysql+pymysql" if self.name in MARIADB else "postgresql+psycopg"
         return f"{driver}://ikon:secret@127.0.0.1:{port or self.port}/{database}"
 
     def execute(self, sql: str) -> None:
         """Run one statement, committed by itself, in the database `ikon`."""
         address: dict[str, Any] = {"host": "127.0.0.1", "port": self.port, "user": "ikon", "password": "secret"}
-        if self.name == "mariadb":
+        if self.name in MARIADB:
             with pymysql.connect(**address, autocommit=True) as maria, maria.cursor() as cursor:
                 cursor.execute(sql)
         else:

@@ -8,6 +8,7 @@ import pytest
 from ikon.config import Settings, load
 from ikon.problems import StartError
 from ikon.stores.registry import open_stores
+from ikon.transfer.fetch import Fetcher
 
 
 def settings(tmp_path: Path, text: str = "", environ: dict[str, str] | None = None, **options: Any) -> Settings:
@@ -15,7 +16,7 @@ def settings(tmp_path: Path, text: str = "", environ: dict[str, str] | None = No
     file = tmp_path / "ikon.toml"
     file.write_text(text)
     found = load(str(file), {"data": str(tmp_path / "data"), **options}, environ or {})
-    open_stores(found).close()
+    open_stores(found, Fetcher(found).begin).close()
     return found
 
 
@@ -36,6 +37,10 @@ FILE = [
     ("shutdown_grace_s = nan", "shutdown_grace_s", "nan", "> 0"),
     ('trusted_proxies = ["10.0.0.300"]', "trusted_proxies", "'10.0.0.300'", "10.0.0.0/8"),
     ("trusted_proxies = [3]", "trusted_proxies", "[3]", "10.0.0.0/8"),
+    *(
+        (f'public_endpoint = "{url}"', "public_endpoint", url, "without user, query or fragment")
+        for url in ("cloud.example", "ftp://a", "http://u@a", "http://a?b", "http://a#b", "http://a:0", "http://")
+    ),
     ("limits = 3", "limits", "3", "Bounds on single requests"),
     ("[limits]\npage = 0", "limits.page", "0", ">= 1"),
     ("[limits]\npagge = 5", "limits.pagge", "is no setting", "Known keys here: image_bytes"),
@@ -62,6 +67,13 @@ FILE = [
     ('secret = "short"', "secret", "5 characters", "32 or more"),
     ("regions = 3", "regions", "3", "[regions.NAME]"),
     ("[regions.east]", "regions.east.url", "is missing", "endpoint"),
+    ('[signatures]\nkey_manager = "barbican:9311"', "signatures.key_manager", "'barbican:9311'", "https://barbican.example.org"),
+    (
+        '[policy]\nproperty_protection_rule_format = "users"',
+        "policy.property_protection_rule_format",
+        "'users'",
+        "Allowed: roles, policies",
+    ),
     ("[regions.east]\nurl = 3", "regions.east.url", "3", "endpoint"),
     ('[regions.east]\nurl = "http://a"\nwait = 3', "regions.east.wait", "is no setting", "Known keys here: password"),
     *(
@@ -182,6 +194,12 @@ def test_importing_from_regions_is_offered_where_there_are_any(tmp_path: Path) -
     assert "glance-download" not in settings(tmp_path).imports.methods
     assert "glance-download" in settings(tmp_path, region).imports.methods
     assert settings(tmp_path, f'{region}\n[imports]\nmethods = ["web-download"]').imports.methods == ["web-download"]
+
+
+def test_importing_from_regions_of_the_catalogue_is_offered_where_tokens_can_be_sealed(tmp_path: Path) -> None:
+    for identity, secret, offered in (("keystone", "s" * 32, True), ("keystone", "", False), ("headers", "s" * 32, False)):
+        text = f'identity = "{identity}"\nsecret = "{secret}"'
+        assert ("glance-download" in settings(tmp_path, text).imports.methods) is offered
 
 
 def test_what_is_not_set_follows_from_the_data_directory(tmp_path: Path) -> None:

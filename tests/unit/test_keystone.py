@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from ikon.config import load
-from ikon.keystone import AccessRule, Keystone
+from ikon.keystone import AccessRule, Keystone, UnifiedLimits
 from ikon.problems import StartError
 
 
@@ -37,6 +37,13 @@ def test_a_path_of_an_access_rule_covers_what_keystone_says_that_it_does(pattern
 def test_an_access_rule_is_for_one_service_and_one_method() -> None:
     assert not AccessRule("compute", "GET", "**").allows("GET", "/v2/images")
     assert not AccessRule("image", "GET", "**").allows("POST", "/v2/images")
+
+
+def test_limits_are_not_asked_for_with_a_credential_that_is_good_for_one_project_only() -> None:
+    chosen = {"url": "http://127.0.0.1:5000/v3", "application_credential_id": "x", "application_credential_secret": "y"}
+
+    with pytest.raises(StartError, match=r"Set keystone[.]username and keystone[.]password, of a user with the role reader on the system"):
+        UnifiedLimits(load(None, {"identity": "keystone", "keystone": chosen}, {}))
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,8 @@ download what is off     deactivated  any     GET     /v2/images/{id}/file      
 reactivate               deactivated  any     POST    /v2/images/{id}/actions/reactivate          204   204 403   403 403   403 403
 copy                     active       any     POST    /ikon/v1/images/{id}/copies                 202   403 403   403 403   403 403
 remove a copy            copied       any     DELETE  /v2/stores/two/{id}                         204   403 403   403 403   403 403
+name where no store is   queued       any     POST    /v2/images/{id}/locations                   403   403 403   403 403   403 403
+look where the data is   active       any     GET     /v2/images/{id}/locations                   200   403 403   403 403   403 403
 list members             queued       shared  GET     /v2/images/{id}/members                     200   200 200   200 200   -   -
 list members             queued       other   GET     /v2/images/{id}/members                     403   403 403   -   -     403 403
 show one's entry         queued       shared  GET     /v2/images/{id}/members/{self}              200   200 200   200 200   -   -
@@ -100,6 +102,8 @@ remove no member         queued       other   DELETE  /v2/images/{id}/members/ab
 delete                   active       any     DELETE  /v2/images/{id}                             204   204 403   403 403   403 403
 delete what is kept      protected    any     DELETE  /v2/images/{id}                             403   403 403   403 403   403 403
 """
+#: What services may do to images that they need not be able to show, with their answers.
+SERVICES = {"look where the data is": 200, "name where no store is": 400}
 #: Without an image: an administrator, a member, one without the role reader, a reader, the role service, and nobody in particular.
 PLAIN = """
 create                   POST  /v2/images              201  201  201  403  403  403
@@ -168,6 +172,7 @@ BODIES: dict[str, Any] = {
     "import without data": {"method": {"name": "glance-direct"}},
     "copy by import": {"method": {"name": "copy-image"}, "stores": ["two"]},
     "copy": {"store": "two"},
+    "name where no store is": {"url": "http://images.example.org/x"},
     "add a member": {"member": "newcomer"},
     "answer for oneself": {"status": "accepted"},
     "answer for another": {"status": "accepted"},
@@ -257,6 +262,8 @@ def expected(operation: str, who: Persona | Headers, image: str) -> int:
         return 401
     if operation == "page from there":  # lists have a rule of their own: no reader, no list; a hidden marker is no marker
         return 403 if kind(who) not in ("administrator", "member", "reader") else 200 if column else 400
+    if operation in SERVICES and isinstance(who, Persona) and kind(who) == "service" and not who.system and sees(who, owner, visibility):
+        return SERVICES[operation]
     if column is None:
         return 404
     answer = next(row for row in OPERATIONS[operation] if row.images in ("any", visibility, "other")).answers[column]

@@ -99,7 +99,9 @@ class Ikon:
             "log_format": "json",
         } | settings
         stores = given.get("stores", {"one": {"weight": 20, "description": "The first"}, "two": {"weight": 10}})
-        given["stores"] = {name: {"type": "file", "path": str(directory / name)} | store for name, store in stores.items()}
+        given["stores"] = {
+            name: store if "type" in store else {"type": "file", "path": str(directory / name)} | store for name, store in stores.items()
+        }
         self.config = directory / "ikon.toml"
         self.config.write_text("\n".join(_toml(given)))
 

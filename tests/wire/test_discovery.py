@@ -43,7 +43,6 @@ LATER = [  # paths of the Image API that this server does not serve yet
     ("POST", "/v2/images/{id}/locations"),
     ("GET", "/v2/cache"),
     ("POST", "/v2/cache/clean"),
-    ("GET", "/v2/info/usage"),
 ]
 
 

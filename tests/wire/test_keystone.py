@@ -1,5 +1,7 @@
 """Tokens of a real Keystone: who gets in as whom, what does not, and what happens while Keystone is away."""
 
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -12,8 +14,9 @@ from typing import Any
 
 import pytest
 
+from ikon.api.door import ROUTES
 from tests.services.servers import Server
-from tests.wire.server import COMMAND, Answer, Ikon
+from tests.wire.server import COMMAND, UNUSED_ID, Answer, Ikon
 
 pytestmark = pytest.mark.slow
 
@@ -125,6 +128,56 @@ def test_what_is_no_token_is_refused_with_the_place_where_tokens_are_had(ikon: I
     assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, f'Keystone uri="{cloud.url}"')
 
 
+def test_whatever_is_asked_for_needs_a_token_and_the_answer_says_where_they_are_had(ikon: Ikon, cloud: Cloud) -> None:
+    paths = {re.sub(r"\{[^}]*\}", UNUSED_ID, path): methods for path, methods in ROUTES.items() if path.startswith(("/v2/", "/ikon/"))}
+    paths |= {f"/v2/nothing/{UNUSED_ID}": dict.fromkeys(("GET", "HEAD", "POST")), "/v2/": dict.fromkeys(("GET", "HEAD")), "/images": {}}
+    assert len(paths) > 30
+
+    for path, methods in paths.items():
+        for method in methods:
+            answer = ikon.call(method, path, who={})
+            assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, f'Keystone uri="{cloud.url}"'), (method, path)
+
+
+def test_every_form_of_a_bad_proof_is_refused_with_the_place_where_tokens_are_had(ikon: Ikon, cloud: Cloud) -> None:
+    good, service = cloud.token("alice"), cloud.token("glance")
+    rule = {"service": "image", "method": "GET", "path": "/v2/schemas/image"}
+    bound = cloud.token_of_credential(cloud.credential(good, "bound", [rule]))
+    forms: list[list[tuple[str, str]]] = [
+        [("X-Auth-Token", good), ("X-Auth-Token", good)],
+        [("X-Auth-Token", good), ("x-auth-token", "")],
+        [("X-Auth-Token", f"{good},{good}")],
+        [("X-Auth-Token", f"Bearer {good}")],
+        [("X-Auth-Token", bound)],
+        [("X-Service-Token", service)],
+        [("X-Storage-Token", good)],
+        [("Authorization", f"Bearer {good}")],
+        [("Authorization", "Basic YWxpY2U6c2VjcmV0")],
+        [("Cookie", f"token={good}")],
+    ]
+    for form in forms:
+        for accept in ("application/json", "text/plain", "*/*"):
+            status, challenge = said_raw(ikon, [*form, ("Accept", accept)])
+            assert (status, challenge) == (401, f'Keystone uri="{cloud.url}"'), form
+    assert said_raw(ikon, [("X-Auth-Token", good), ("X-Service-Token", service), ("X-Service-Token", service)])[0] == 200
+
+
+def said_raw(ikon: Ikon, headers: list[tuple[str, str]]) -> tuple[int, str | None]:
+    """What a request with exactly these headers, one after the other, is answered."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", ikon.port, timeout=30)) as conn:
+        conn.putrequest("GET", "/v2/images")
+        for name, value in headers:
+            conn.putheader(name, value.encode("latin-1"))
+        conn.endheaders()
+        answer = conn.getresponse()
+        return answer.status, answer.headers["WWW-Authenticate"]
+
+
+def test_the_address_for_clients_may_be_another_than_ikons_own(cloud: Cloud, tmp_path: Path) -> None:
+    with Ikon(tmp_path, **cloud.settings(www_authenticate_uri="https://keystone.example.org/v3")) as server:
+        assert server.get("/v2/images", who={}).headers["WWW-Authenticate"] == 'Keystone uri="https://keystone.example.org/v3"'
+
+
 def test_what_a_client_says_of_itself_does_not_count(ikon: Ikon, cloud: Cloud) -> None:
     claims = {"X-Identity-Status": "Confirmed", "X-Roles": "admin", "X-Project-Id": "operators", "X-Service-Roles": "service"}
 
@@ -169,6 +222,18 @@ def test_roles_of_a_service_are_not_those_of_the_caller(ikon: Ikon, cloud: Cloud
     assert ikon.get("/v2/info/stores/detail", who=by(service)).status == 200
     assert lists(ikon, by("nonsense", service)) == 401
     assert lists(ikon, by(cloud.token("alice"), "nonsense")) == 200
+
+
+def test_roles_of_a_service_count_for_properties_and_those_of_any_other_second_token_do_not(cloud: Cloud, tmp_path: Path) -> None:
+    (tmp_path / "protections.conf").write_text("[.*]\ncreate = admin\nread = admin\nupdate = admin\ndelete = admin\n")
+    with Ikon(tmp_path / "ikon", **cloud.settings(), policy={"property_protection_file": str(tmp_path / "protections.conf")}) as server:
+        alice = cloud.token("alice")
+
+        answers = [server.try_create({"x": "1"}, who=by(alice, second)) for second in (None, cloud.token("admin"), cloud.token("glance"))]
+
+        assert [answer.status for answer in answers] == [403, 403, 201]
+        assert "x" in answers[2].json
+        assert "x" not in server.get(f"/v2/images/{answers[2].json['id']}", who=by(alice)).json
 
 
 @pytest.fixture

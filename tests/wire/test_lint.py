@@ -2,6 +2,7 @@
 
 import shlex
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -166,3 +167,23 @@ def test_the_command_says_which_image_is_not_there(ikon: Ikon) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert UNUSED_ID in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_properties_that_the_caller_may_not_read_are_not_held_against_anything(tmp_path: Path) -> None:
+    file = tmp_path / "protection.conf"
+    operations = ("create", "read", "update", "delete")
+    sections = {"^(hidden_|web_port)": "admin", ".*": "@"}
+    file.write_text("".join(f"[{name}]\n" + "".join(f"{each} = {who}\n" for each in operations) for name, who in sections.items()))
+    with Ikon(tmp_path / "ikon", policy={"property_protection_file": str(file)}, metadefs={"check": "warn"}) as ikon:
+        numbers = {name: {"title": "N", "type": "integer"} for name in ("hidden_size", "web_port")}
+        web = {"name": "Web", "required": ["web_port"], "properties": {"web_root": {"title": "Root", "type": "string"}}}
+        define(ikon, "Hidden", properties=numbers, objects=[web])
+        image_id = make(ikon, {"web_root": "/", "hidden_size": "x", "hidden_sizee": "x"}, who=ADMIN, visibility="community", owner="home")
+
+        assert [one["property"] for one in findings(ikon, image_id, who=ADMIN)] == ["hidden_size", "hidden_sizee", "web_port"]
+        assert findings(ikon, image_id) == []
+        answer = ikon.patch(image_id, [{"op": "add", "path": "/web_root", "value": "/srv"}])
+        assert (answer.status, answer.headers["Warning"]) == (200, None)
+        near = ikon.patch(image_id, [{"op": "add", "path": "/hiden_size", "value": "1"}])
+        assert "rename it to hidden_size" in near.headers["Warning"]
+        assert "is set as well" not in near.headers["Warning"], "whether it is there is not told"

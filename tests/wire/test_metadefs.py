@@ -208,6 +208,13 @@ def test_a_refusal_says_where_and_what_is_allowed(ikon: Ikon, fields: dict[str, 
     assert ikon.get(f"{N}/{name}", who=ADMIN).status == 404
 
 
+def test_a_refusal_is_short_however_long_the_field_was(ikon: Ikon) -> None:
+    for body in ({"x" * 100_000: 1}, {"x" * 100_000: None}, {"namespace": "x" * 100_000}, {"properties": {"x" * 100_000: {}}}):
+        answer = ikon.post(N, {"namespace": "x"} | body, who=ADMIN)
+        assert (answer.status, len(answer.body) < 1000) == (400, True)
+    assert len(ikon.post(f"{make(ikon)}/tags", {"tags": [], "x" * 100_000: 1}, who=ADMIN).body) < 1000
+
+
 def test_numbers_and_defaults_are_kept_as_clients_know_them(ikon: Ikon) -> None:
     given = PROPERTY | {"name": "p", "minimum": 1.0, "maximum": 2.5, "minLength": 3.0, "default": 7, "enum": [1, 2.5, True, "x"]}
 

@@ -342,7 +342,7 @@ def test_what_the_server_keeps_to_itself_is_reserved(ikon: Ikon, image_id: str, 
     "operation",
     [
         add("/locations/-", {"url": "file:///etc/passwd", "metadata": {}}),
-        add("/locations/0", {}),
+        add("/locations/0", {"url": "http://x", "metadata": {}}),
         remove("/locations/0"),
         replace("/locations", []),
         replace("/locations", [{"url": "http://x", "metadata": {}}]),

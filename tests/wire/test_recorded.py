@@ -1,8 +1,10 @@
 """Recorded exchanges, replayed in order: status, keys, values and headers are those of the record, or differ for a reason named here."""
 
+import hashlib
 import json
 import re
 import struct
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,8 @@ from urllib.parse import parse_qsl, quote, urlsplit
 import pytest
 
 from tests.wire.deviations import DEVIATIONS, PERSONAS, applies, rules
-from tests.wire.server import Answer, Ikon
+from tests.wire.server import ADMIN, PATIENCE_S, Answer, Ikon
+from tests.wire.shelf import Shelf
 
 pytestmark = pytest.mark.slow
 
@@ -23,9 +26,16 @@ SERVERS: dict[str, dict[str, Any]] = {
         "limits": {"image_bytes": 1_000_000},
     },
     "small": {"limits": {"properties": 3, "tags": 2, "members": 1, "page": 3, "page_max": 4}, "quota": {"bytes": 5000}},
+    "located": {
+        "stores": {"fast": {"weight": 20}, "slow": {}, "third": {}, "web": {"type": "http"}},
+        "show_locations": True,
+        "show_direct_url": True,
+    },
     "cors": {"cors": {"allowed_origins": ["http://dashboard.example"]}},
 }
-ELSEWHERE = {"quotas": "small", "pages": "small", "cors": "cors"}
+ELSEWHERE = {"quotas": "small", "pages": "small", "cors": "cors", "locations-patch": "located", "locations-api": "located"}
+#: What lies at `{web}/disk.raw`.
+DISK = bytes(range(250)) * 200
 
 NEW = {
     "name": None, "disk_format": None, "container_format": None, "visibility": "shared", "size": None, "virtual_size": None, "status": "queued", "checksum": None,
@@ -40,8 +50,13 @@ def test_recorded_exchanges_go_as_recorded_or_deviate_for_a_named_reason(
     server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     exchanges = [each for each in map(json.loads, EXCHANGES.read_text().splitlines()) if ELSEWHERE.get(each["area"], "main") == server]
-    wrong, reasons, ids = [], Counter[str](), {}
-    with Ikon(tmp_path, **SERVERS[server]) as ikon:
+    wrong, reasons = [], Counter[str]()
+    ids = {name: hashlib.new(name, DISK, usedforsecurity=False).hexdigest() for name in ("md5", "sha256", "sha512")}
+    with (
+        Shelf().open() as shelf,
+        Ikon(tmp_path, egress={"allowed_networks": ["127.0.0.1/32"], "allowed_ports": [80, shelf.port]}, **SERVERS[server]) as ikon,
+    ):
+        ids["web"] = shelf.url("disk.raw", DISK).removesuffix("/disk.raw")
         for exchange in exchanges:
             if "given" in exchange:
                 prepare(ikon, exchange, ids)
@@ -58,6 +73,8 @@ def test_recorded_exchanges_go_as_recorded_or_deviate_for_a_named_reason(
             answer = send(ikon, exchange, ids)
             if "name" in exchange:
                 ids[exchange["name"]] = answer.json["id"]
+            if exchange["area"].startswith("locations-") and exchange["method"] != "GET" and answer.status < 300:
+                verified(ikon, expand(exchange["path"], ids).removesuffix("/locations"))
             differs = list(compare(wanted, answer, ids))
             wrong += [f"{exchange['area']}: {exchange['case']}: {difference}" for difference in differs]
         assert (ikon.stop(), ikon.unforeseen()) == (0, [])
@@ -72,6 +89,14 @@ def test_recorded_exchanges_go_as_recorded_or_deviate_for_a_named_reason(
 def test_each_deviation_is_of_an_exchange() -> None:
     exchanges = [json.loads(line) for line in EXCHANGES.read_text().splitlines()]
     assert [each for each in DEVIATIONS if not any(applies(each, exchange) for exchange in exchanges)] == []
+
+
+def verified(ikon: Ikon, path: str) -> None:
+    """Wait until all tasks of an image have ended."""
+    end = time.monotonic() + PATIENCE_S
+    while {task["status"] for task in ikon.get(f"{path}/tasks", who=ADMIN).json["tasks"]} - {"success", "failure"}:
+        assert time.monotonic() < end
+        time.sleep(0.01)
 
 
 def prepare(ikon: Ikon, exchange: dict[str, Any], ids: dict[str, str]) -> None:
@@ -189,6 +214,11 @@ def compare(wanted: dict[str, Any], answer: Answer, ids: dict[str, str]) -> Iter
         yield f"properties {set(body['properties']) ^ set(wanted['properties'])} differ"
     if "keys" in wanted and sorted(set(body) - ({"next"} if "first" in wanted and "known" not in wanted else set())) != wanted["keys"]:
         yield f"keys {sorted(body)} instead of {wanted['keys']}"
+    listed = body if isinstance(body, list) else []
+    if "locations" in wanted and listed != whole(wanted["locations"], ids):
+        yield f"locations {listed} instead of {whole(wanted['locations'], ids)}"
+    if "stores" in wanted and [each["metadata"]["store"] for each in listed] != wanted["stores"]:
+        yield f"locations {listed} instead of some in {wanted['stores']}"
     if "items" in wanted:
         listed = next(value for value in body.values() if isinstance(value, list))
         if (sorted(listed[0]) if listed else []) != wanted["items"]:

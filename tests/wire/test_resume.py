@@ -276,8 +276,7 @@ def test_a_source_that_announces_more_than_the_quota_has_is_not_fetched(ikon: Ik
 
     assert job["step"] == "web-download"
     assert job["reason"] == (
-        "Image exceeds the storage quota: The size of the data 3500000 will exceed the limit. 3000000 bytes remaining. "
-        "Its setting is [quota] bytes"
+        "Image exceeds the storage quota: The size of the data 3500000 will exceed the limit. 3000000 bytes remaining."
     )
     assert staged(ikon, image) == []
 

@@ -7,7 +7,7 @@ from sqlalchemy import Connection
 
 from ikon.db import copies, events, images
 from ikon.model.image import Importing
-from ikon.model.imports import DIRECT
+from ikon.model.imports import DIRECT, LOCATION
 from ikon.model.job import Job
 from ikon.model.tasks import POSTED
 from ikon.problems import ImageRefused, ImageTooLarge, Problem
@@ -21,6 +21,7 @@ from ikon.steps.staging import context
 from ikon.steps.store import Store
 from ikon.steps.web_download import WebDownload
 from ikon.stores.registry import STAGING
+from ikon.worker.handlers.locations import Location
 from ikon.worker.kinds import Kind
 
 #: What is wrong with the data itself, so that no other try can go better with it.
@@ -78,4 +79,4 @@ class CopyImage:
 STEPS: dict[str, Step] = {
     step.name: step for step in (WebDownload(), GlanceDownload(), Decompress(), Convert(), InjectMetadata(), Store(staged=True))
 }
-KINDS: dict[str, Kind] = {"import": Import(), "copy": CopyImage(), POSTED: Import()}
+KINDS: dict[str, Kind] = {"import": Import(), "copy": CopyImage(), POSTED: Import(), LOCATION: Location()}

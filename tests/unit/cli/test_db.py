@@ -1,18 +1,24 @@
 """`ikon db` and the schema on three databases: made by migrations, equal to the tables in the code, refused when it is not."""
 
 import sqlite3
+import subprocess
+import threading
 from pathlib import Path
 
+import psycopg
+import pymysql
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from ikon.db import images
+from ikon.db import images, schema
 from ikon.db.connect import make_engine
 from ikon.db.tables import SCHEMA, metadata
-from tests.unit.cli.run import ikon
+from tests.services.servers import Server
+from tests.unit.cli.run import IKON, ikon, surroundings
 from tests.unit.model.test_listing import IMAGE
+from tests.wire.server import on_database
 
 pytestmark = pytest.mark.slow
 
@@ -122,3 +128,140 @@ def test_an_upgrade_makes_the_index_of_images_that_were_there_before(tmp_path: P
     assert ikon("db", "upgrade", *options).returncode == 0
 
     assert "0 rows too few and 0 too many for 1 images" in ikon("db", "check", "--lists", *options).stdout
+
+
+# Upgrades that meet, break off, or come too late
+
+
+@pytest.mark.parametrize("kind", ["mariadb_url", "postgres_url"])
+def test_of_two_upgrades_one_waits_for_the_other(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:
+    url = request.getfixturevalue(kind)
+    command = [IKON, "db", "upgrade", "--data", tmp_path, "--database", url]
+    at_work, go = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with make_engine(url).connect() as conn:
+            schema.wait_turn(conn, lambda: None)
+            at_work.set()
+            go.wait(60)
+
+    other = threading.Thread(target=hold)
+    other.start()
+    at_work.wait(60)
+    both = [subprocess.Popen(command, env=surroundings(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [each.stderr.readline() for each in both if each.stderr]
+    go.set()
+    other.join()
+
+    assert said == ["Another upgrade is at work: this one waits for its end\n"] * 2
+    assert [each.communicate(timeout=60) for each in both] == [(f"The schema is at {SCHEMA}\n", "")] * 2
+    assert ikon("db", "check", "--data", tmp_path, "--database", url).stdout == f"The schema is at {SCHEMA}; this version needs {SCHEMA}\n"
+
+
+def test_an_upgrade_of_mariadb_that_broke_off_is_repeated(tmp_path: Path, mariadb_url: str) -> None:
+    """There a table that was changed stays changed, whatever becomes of the rest."""
+    options = ("--data", tmp_path, "--database", mariadb_url)
+    assert ikon("db", "upgrade", *options).returncode == 0
+    with make_engine(mariadb_url).begin() as conn:
+        made = describe(conn)
+
+    for revision in ("0001", f"{int(SCHEMA) - 1:04}"):
+        with make_engine(mariadb_url).begin() as conn:
+            conn.execute(sa.text(f"UPDATE alembic_version SET version_num = '{revision}'"))
+        again = ikon("db", "upgrade", *options)
+        assert again.returncode == 0, again.stderr
+
+    with make_engine(mariadb_url).begin() as conn:
+        assert describe(conn) == made
+
+
+def test_a_schema_that_a_newer_ikon_made_is_left_alone(tmp_path: Path, database_url: str) -> None:
+    options = ("--data", tmp_path, "--database", database_url)
+    assert ikon("db", "upgrade", *options).returncode == 0
+    with make_engine(database_url).begin() as conn:
+        conn.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+
+    told = [ikon("db", "upgrade", *options), ikon("serve", *options), ikon("db", "check", *options)]
+
+    assert [each.returncode for each in told] == [2, 2, 1]
+    assert all("It was made by a newer Ikon: install that version here too" in each.stderr + each.stdout for each in told), told
+
+
+# Rights
+
+
+def user_of(mariadb: Server, url: str, rights: str) -> str:
+    """The URL of a database for a new user who may do so much in it, and nothing elsewhere."""
+    database = url.rsplit("/", 1)[1]
+    with pymysql.connect(unix_socket=str(mariadb.directory / "sock"), user="root") as root, root.cursor() as cursor:
+        cursor.execute(f"CREATE USER '{database}'@'127.0.0.1' IDENTIFIED BY 'secret'")
+        cursor.execute(f"GRANT {rights} ON `{database}`.* TO '{database}'@'127.0.0.1'")
+    return url.replace("ikon:secret", f"{database}:secret")
+
+
+def test_on_mariadb_rights_in_the_database_itself_are_enough(tmp_path: Path, mariadb: Server, mariadb_url: str) -> None:
+    url = user_of(mariadb, mariadb_url, "SELECT, INSERT, UPDATE, DELETE, CREATE, ALTER, INDEX, DROP")
+
+    upgraded = ikon("db", "upgrade", "--data", tmp_path, "--database", url)
+    checked = ikon("db", "check", "--lists", "--data", tmp_path, "--database", url)
+    with on_database(tmp_path / "server", url) as server:
+        image = server.active(b"data")
+        assert server.download(image).body == b"data"
+
+    assert (upgraded.returncode, checked.returncode) == (0, 0), upgraded.stderr + checked.stdout + checked.stderr
+
+
+def test_rights_that_are_lacking_on_mariadb_are_named(tmp_path: Path, mariadb: Server, mariadb_url: str) -> None:
+    url = user_of(mariadb, mariadb_url, "SELECT, INSERT, UPDATE, DELETE, ALTER, DROP")
+
+    upgraded = ikon("db", "upgrade", "--data", tmp_path, "--database", url)
+    checked = ikon("db", "check", "--data", tmp_path, "--database", url)
+
+    assert (upgraded.returncode, checked.returncode) == (2, 1)
+    assert "CREATE command denied" in upgraded.stderr
+    assert upgraded.stderr.endswith("Run: ikon db check\n")
+    assert "lacks CREATE, INDEX\n-> GRANT CREATE, INDEX ON" in checked.stdout
+
+
+def test_on_postgresql_owning_the_database_is_enough_and_tables_of_others_are_named(tmp_path: Path, postgres: Server) -> None:
+    address = {"host": "127.0.0.1", "port": postgres.port, "autocommit": True}
+    with psycopg.connect(**address, dbname="postgres", user="postgres") as admin:
+        admin.execute("CREATE ROLE small LOGIN PASSWORD 'secret' NOSUPERUSER NOCREATEDB NOCREATEROLE")
+        admin.execute("CREATE DATABASE small OWNER small TEMPLATE template0 ENCODING 'UTF8' LC_COLLATE 'C.UTF-8' LC_CTYPE 'C.UTF-8'")
+    url = postgres.url("small").replace("ikon:secret", "small:secret")
+    options = ("--data", tmp_path, "--database", url)
+    try:
+        done = [ikon("db", "upgrade", *options), ikon("db", "check", "--lists", *options)]
+        with on_database(tmp_path / "server", url) as server:
+            assert server.download(server.active(b"data")).body == b"data"
+        with psycopg.connect(**address, dbname="small", user="postgres") as admin:
+            admin.execute("ALTER TABLE users OWNER TO postgres")
+        foreign = ikon("db", "check", *options)
+    finally:
+        with psycopg.connect(**address, dbname="postgres", user="postgres") as admin:
+            admin.execute("DROP DATABASE small WITH (FORCE)")
+            admin.execute("DROP ROLE small")
+
+    assert [each.returncode for each in done] == [0, 0], done
+    assert foreign.returncode == 1
+    assert "small does not own users\n-> ALTER TABLE ... OWNER TO small" in foreign.stdout
+
+
+def test_tables_that_are_not_as_they_must_be_are_named_with_what_to_do(tmp_path: Path, mariadb_url: str) -> None:
+    options = ("--data", tmp_path, "--database", mariadb_url)
+    assert ikon("db", "upgrade", *options).returncode == 0
+    with make_engine(mariadb_url).begin() as conn:
+        conn.execute(sa.text("ALTER TABLE users CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci"))
+        conn.execute(sa.text("ALTER TABLE secrets DROP PRIMARY KEY"))
+        conn.execute(sa.text("ALTER TABLE ids ENGINE = MyISAM"))
+
+    checked = ikon("db", "check", *options)
+
+    assert checked.returncode == 1
+    for line in (
+        "text: not as it must be in users",
+        "primary key: not as it must be in secrets",
+        "engine: not as it must be in ids",
+    ):
+        assert line in checked.stdout, checked.stdout
+    assert checked.stdout.count("-> ") == 3

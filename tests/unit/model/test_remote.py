@@ -120,13 +120,29 @@ def test_what_ikon_itself_sees_elsewhere_is_for_those_who_would_see_it_too(
     assert not open_to(read(visibility="private", owner=None), image(owner=None), admin=False)
 
 
+def anything(operation: str, name: str) -> bool:
+    return True
+
+
 def test_what_is_taken_over_wins_over_the_image_s_own_and_keeps_to_its_limit() -> None:
     mine = image(properties={"hw_bus": "ide", "mine": "1"})
 
-    assert taken_over(mine, read(), 4) == {
+    assert taken_over(mine, read(), 4, anything) == {
         "disk_format": "qcow2",
         "container_format": "bare",
         "properties": {"hw_bus": "virtio", "trait:X": "required", "os_distro": "debian", "mine": "1"},
     }
     with pytest.raises(QuotaExceeded):
-        taken_over(mine, read(), 3)
+        taken_over(mine, read(), 3, anything)
+
+
+@pytest.mark.parametrize("forbidden", [("update", "hw_bus"), ("create", "trait:X"), ("read", "hw_bus"), ("read", "trait:X")])
+def test_what_whoever_imports_may_not_write_or_see_is_not_taken_over(forbidden: tuple[str, str]) -> None:
+    mine, name = image(properties={"hw_bus": "ide", "mine": "1"}), forbidden[1]
+    whole = taken_over(mine, read(), 4, anything)["properties"]
+
+    found = taken_over(mine, read(), 4, lambda *asked: asked != forbidden)["properties"]
+
+    assert found == {
+        key: value for key, value in (whole | mine.properties if name == "hw_bus" else whole).items() if key != "trait:X" or name != key
+    }

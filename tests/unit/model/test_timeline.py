@@ -117,6 +117,8 @@ def test_what_no_row_knows_speaks_for_itself() -> None:
         (fact("StoreDown", kind="image.store.failed", store="two"), "without a copy in store two", "other stores"),
         (fact("DataUnavailable", kind="image.copy.suspect"), "never wrong bytes", "other copies"),
         (fact(kind="image.delete", was="importing"), "was ended", "nothing"),
+        (fact("DigestMismatch", kind="image.location.failed", was="queued"), "queued again", "nothing"),
+        (fact("DigestMismatch", kind="image.location.failed", was="active"), "Nothing is read from there", "elsewhere"),
         (fact("StoreDown", kind="now.job.waiting", seconds=9), "tried again in 9 s", "finished steps"),
         (fact(kind="now.job.running"), "", "finished steps"),
     ],

@@ -7,7 +7,7 @@ from sqlalchemy.dialects import mysql
 from ikon.db.migrations.options import table_options, text
 
 revision = "0010"
-down_revision = "0007"
+down_revision = "0009"
 
 
 def upgrade() -> None:
