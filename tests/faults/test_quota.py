@@ -83,7 +83,14 @@ class Clients:
             self._said(way, "PUT", f"/v2/images/{image}/{way}", pieces(size), BYTES | framing)
         if status == 413 or chance.random() < 0.5:
             with suppress(IndexError):
-                self._said("delete", "DELETE", f"/v2/images/{self._left.pop(0)}", None, {})
+                self._delete(self._left.pop(0))
+
+    def _delete(self, image: str) -> None:
+        try:
+            self._said("delete", "DELETE", f"/v2/images/{image}", None, {})
+        except BROKEN:
+            self._left.append(image)  # it may be there still
+            raise
 
     def _said(self, deed: str, method: str, path: str, body: bytes | Iterator[bytes] | None, headers: dict[str, str]) -> int:
         status = self._server.call(method, path, body, headers).status

@@ -39,8 +39,6 @@ PATHS = {  # every path of this API, with what it allows
     "/v2/schemas/metadefs/namespace": "GET, HEAD, OPTIONS",
 }
 LATER = [  # paths of the Image API that this server does not serve yet
-    ("GET", "/v2/images/{id}/locations"),
-    ("POST", "/v2/images/{id}/locations"),
     ("GET", "/v2/cache"),
     ("POST", "/v2/cache/clean"),
 ]
