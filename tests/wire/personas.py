@@ -69,6 +69,7 @@ stage                    queued       any     PUT     /v2/images/{id}/stage     
 import without data      queued       any     POST    /v2/images/{id}/import                      409   409 409   409 409   409 409
 copy by import           active       any     POST    /v2/images/{id}/import                      202   403 403   403 403   403 403
 tasks of an image        queued       any     GET     /v2/images/{id}/tasks                       200   200 200   403 403   403 403
+hold to definitions      queued       any     GET     /ikon/v1/images/{id}/lint                   200   200 200   200 200   200 200
 timeline of an image     queued       any     GET     /ikon/v1/images/{id}/timeline               200   200 200   403 403   403 403
 ask for no data          queued       any     GET     /v2/images/{id}/file                        204   204 403   204 403   204 403
 download                 active       any     GET     /v2/images/{id}/file                        200   200 403   200 403   200 403
@@ -126,6 +127,10 @@ list the trash           GET   /ikon/v1/trash              200  403  403  403  4
 empty the trash          DELETE /ikon/v1/trash             200  403  403  403  403  403
 purge an image           DELETE /ikon/v1/trash/x           404  403  403  403  403  403
 restore an image         POST  /ikon/v1/trash/x/restore    404  403  403  403  403  403
+list definitions         GET   /ikon/v1/metadefs           200  403  403  403  403  403
+load no definitions      POST  /ikon/v1/metadefs           400  403  403  403  403  403
+export no definitions    GET   /ikon/v1/metadefs/x         404  403  403  403  403  403
+remove no definitions    DELETE /ikon/v1/metadefs/x        404  403  403  403  403  403
 list periodic processes  GET   /ikon/v1/periodic           200  403  403  403  403  403
 run what is not there    POST  /ikon/v1/periodic/x/run     404  403  403  403  403  403
 tasks                    GET   /v2/tasks               200  403  403  403  403  403
