@@ -401,7 +401,7 @@ class SourceNotAllowed(SourceProblem):
 
     def __init__(self, ports: Iterable[int], *, because: str) -> None:
         allowed = f"http or https, a host's name or public address, no user name, and of ports {', '.join(map(str, ports))}"
-        super().__init__(f"The URL, or one that it redirects to, is not allowed. Allowed: {allowed}", because=because)
+        super().__init__(f"The URL, or one that it redirects to, does not pass filtering. Allowed: {allowed}", because=because)
 
 
 class SourceUnreachable(SourceProblem):

@@ -44,9 +44,8 @@ def image(ctx: Context, record: Image) -> dict[str, Any]:
         shown["stores"] = ",".join(record.stores)
     if record.importing.job is not None:
         shown["os_glance_import_task"] = record.importing.job
-    if record.importing.to:
+    if record.importing.known:
         shown["os_glance_importing_to_stores"] = ",".join(record.importing.to)
-    if record.importing.failed:
         shown["os_glance_failed_import"] = ",".join(record.importing.failed)
     return shown
 

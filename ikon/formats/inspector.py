@@ -101,6 +101,6 @@ class Inspector:
         if self._archive:
             sizes = [member.virtual_size for member in self._archive.members if member.format == self._disk]
             return sizes[0] if len(sizes) == 1 else None
-        if self._disk == "raw" or self._disk == self._scan.format == "iso":
+        if self._disk == "raw" or self._disk == self._scan.format in ("iso", "gpt"):
             return self._scan.size
         return next((match.virtual_size for match in self._scan.matches if match.format == self._disk), None)

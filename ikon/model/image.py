@@ -13,7 +13,7 @@ from ikon.problems import BadRequest, BadValue, QuotaExceeded, ReadOnly
 
 Visibility = Literal["public", "community", "shared", "private"]
 Status = Literal["queued", "saving", "uploading", "importing", "active", "deactivated", "killed", "deleted", "pending_delete"]
-DiskFormat = Literal["ami", "ari", "aki", "vhd", "vhdx", "vmdk", "raw", "qcow2", "vdi", "iso", "ploop"]
+DiskFormat = Literal["ami", "ari", "aki", "vhd", "vhdx", "vmdk", "raw", "qcow2", "vdi", "iso", "ploop", "gpt"]
 ContainerFormat = Literal["ami", "ari", "aki", "bare", "ovf", "ova", "docker", "compressed"]
 
 Text = Annotated[str, Meta(max_length=255)]
@@ -82,11 +82,13 @@ class Importing(Struct, frozen=True, array_like=True):
     """An import at work on an image, or what the last one left.
 
     job: None when none is at work. to: stores that are still to get the data. failed: stores that did not get it.
+    known: whether there ever was one; from then on `to` and `failed` are shown, empty or not: by that clients know that one has ended.
     """
 
     job: str | None = None
     to: list[str] = []
     failed: list[str] = []
+    known: bool = False
 
 
 class Image(Struct, frozen=True):

@@ -11,7 +11,7 @@ from ikon.problems import BadRequest, Conflict, StatusConflict
 
 #: Hexadecimal digits of digests.
 DIGITS = {"md5": 32, "sha256": 64, "sha512": 128}
-INTERFACES = ("public", "internal", "admin")
+INTERFACES, FACE = ("public", "internal", "admin"), "glance_service_interface"
 DIRECT, COPY, WEB, REMOTE = "glance-direct", "copy-image", "web-download", "glance-download"
 #: What a job is for that reads a location, beside those.
 LOCATION = "location"
@@ -21,7 +21,8 @@ class Request(Struct, frozen=True):
     """A checked request. stores: None where the caller named none. must_succeed: any store that fails fails the import.
 
     uri, digest: of web-download, the latter `ALGORITHM:HEX` of the data that must come. region, remote_id, interface: of
-    glance-download; a region of the settings has one endpoint for all interfaces.
+    glance-download; a region of the settings has one endpoint for all INTERFACES. Where one of these is not there the import fails, not the
+    request, as clients expect.
     """
 
     method: str
@@ -63,7 +64,7 @@ def parse(body: Any, header_store: str | None, offered: Sequence[str]) -> Reques
         digest=_digest(method) if name == WEB else None,
         region=_text(method, "glance_region", name) if name == REMOTE else None,
         remote_id=_remote_id(method) if name == REMOTE else None,
-        interface=_interface(method) if name == REMOTE else None,
+        interface=_text({FACE: "public"} | method, FACE, name) if name == REMOTE else None,
     )
 
 
@@ -101,13 +102,6 @@ def _remote_id(method: dict[str, Any]) -> str:
     if not UUID.fullmatch(value):
         raise BadRequest(f"Remote image id does not look like a UUID: {value[:60]}")
     return value
-
-
-def _interface(method: dict[str, Any]) -> str:
-    value = method.get("glance_service_interface", "public")
-    if value not in INTERFACES:
-        raise BadRequest(f"'glance_service_interface' must be one of {', '.join(INTERFACES)}: {value!r:.60}")
-    return str(value)
 
 
 def require_ready(image: Image, request: Request) -> None:

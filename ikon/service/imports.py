@@ -148,7 +148,7 @@ def _enqueue(
 ) -> Image:
     """Add the job that brings data into a locked image, and say so in its record."""
     status = image.status if kind == "copy" else "importing"
-    image = images.save(conn, image, msgspec.structs.replace(image, status=status, importing=Importing(job_id, targets)))
+    image = images.save(conn, image, msgspec.structs.replace(image, status=status, importing=Importing(job_id, targets, known=True)))
     jobs.enqueue(
         conn,
         New(

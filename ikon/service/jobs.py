@@ -10,7 +10,7 @@ from ikon import log, policy
 from ikon.context import Context
 from ikon.db import copies, events, images, instances, jobs
 from ikon.kit import Kit
-from ikon.model.image import UUID, Image, Importing
+from ikon.model.image import UUID, Image
 from ikon.model.imports import COPY, LOCATION
 from ikon.model.job import ENDED, Job
 from ikon.problems import Cancelled, Conflict, NotFound
@@ -89,7 +89,7 @@ def _retry(conn: Connection, kit: Kit, ctx: Context, job_id: str) -> Seen:
         _require_as_left(conn, job, image)
         if job.kind == "copy" or image.status != "active":  # else a further location of it, which it does without
             status = image.status if job.kind == "copy" else "importing"
-            importing = Importing(job.id, list(job.input["stores"]))
+            importing = msgspec.structs.replace(image.importing, job=job.id, to=list(job.input["stores"]), failed=[])
             image = images.save(conn, image, msgspec.structs.replace(image, status=status, importing=importing))
         events.add(conn, ctx, "image.import.retry", image, msgspec.json.encode(events.job_facts(job)).decode())
     jobs.retry(conn, job.id, kit.settings.jobs.deadline_s)

@@ -12,6 +12,7 @@ from ikon.config import Region
 from ikon.db import images
 from ikon.kit import Kit
 from ikon.model.image import Image
+from ikon.model.imports import INTERFACES
 from ikon.model.job import Job
 from ikon.model.remote import RECORD_BYTES, Remote, open_to, parse, taken_over
 from ikon.problems import Conflict, RegionDown, SourceBroken, SourceDenied, SourceTooLarge, SourceUnreachable
@@ -53,6 +54,8 @@ class GlanceDownload:
             there = ", ".join(kit.settings.regions)
             nor = ", nor has the catalogue an image service there with this interface" if "endpoint" in job.input else ""
             raise Conflict(f"No region {name:.64} is configured where this import is worked on{nor}. Configured: {there}")
+        if (interface := job.input["request"]["interface"]) not in INTERFACES:
+            raise Conflict(f"Region {name:.64} has no interface {interface:.64}. It has {', '.join(INTERFACES)}")
         if region.user:
             given = base64.b64encode(f"{region.user}:{region.password}".encode()).decode()
             return region, {"Authorization": f"Basic {given}"}

@@ -118,7 +118,7 @@ class Store:
             raise lost(conn, job.image_id or "")
         before = [] if self._staged else image.stores  # a location that was refused before is dropped
         changes: dict[str, Any] = {"stores": [*before, *(attempt.store for attempt in good)]}
-        changes["importing"] = Importing(None, [], [attempt.store for attempt in attempts if attempt not in good])
+        changes["importing"] = Importing(None, [], [attempt.store for attempt in attempts if attempt not in good], known=True)
         if self._staged:
             assert facts.verdict is not None
             if any(getattr(image, name) != getattr(inspected, name) for name in FORMATS):  # which may be patched while an import runs

@@ -46,9 +46,7 @@ KINDS = (
 MOST, STALL_S = 80 * MIB, 2.0
 
 # What the owner of an image is told: one sentence for each kind of failure, and nothing of what stands behind it.
-NOT_ALLOWED = (
-    "The URL, or one that it redirects to, is not allowed. Allowed: http or https, a host's name or public address, no user name, and"
-)
+NOT_ALLOWED = "The URL, or one that it redirects to, does not pass filtering. Allowed: http or https, a host's name or public address, no user name, and"
 UNREACHABLE = "The source cannot be reached, or may not be. Check its address, or ask the operator, whose log says more"
 DENIED = "The source does not give the data: it answered with HTTP status "
 SLOW = "The source stalled, or gave its data too slowly"

@@ -56,6 +56,7 @@ class Image:
     members: dict[str, str] = field(default_factory=dict)
     data: bytes | None = None
     stores: list[str] = field(default_factory=list)
+    copied: bool = False
 
     @property
     def size(self) -> int | None:
@@ -73,6 +74,8 @@ class Image:
             facts |= {"os_hash_algo": "sha512", "os_hash_value": hashlib.sha512(self.data).hexdigest()}
         if self.stores and (is_admin(who) or self.owner == who.project):
             facts["stores"] = ",".join(self.stores)
+        if self.copied:
+            facts |= {"os_glance_importing_to_stores": "", "os_glance_failed_import": ""}
         own = (
             "id",
             "owner",
@@ -253,7 +256,7 @@ class Catalogue:
             raise Refused(403)
         if store in found.stores:
             raise Refused(400)
-        found.stores, found.changed = [*found.stores, store], self.tick()
+        found.stores, found.changed, found.copied = [*found.stores, store], self.tick(), True
         return Expected(202)
 
     def remove_copy(self, who: Persona, image: str, store: str) -> Expected:

@@ -75,6 +75,7 @@ DEVIATIONS = [
     Deviation("what is not understood is a bad request", "patch", "path int", BAD),
     Deviation("JSON may come in chunks", "create", "chunked create", {**NOTHING, "status": 201, "type": "json", "record": {"name": "chunk", "owner": ALICE}}),
     Deviation("digests are the server's to set", "create", "os_hash_*", FORBIDDEN),
+    Deviation("every format that an operator may allow is allowed", "create", "disk_format 'gpt'", {**NOTHING, "status": 201, "type": "json", "record": {"disk_format": "gpt", "owner": ALICE}}),
     Deviation("a property's name is as long in a patch as at creation", "patch", "prop key 256", BAD),
     Deviation("all of Unicode is text", "create", "name 4-byte unicode", {"status": 201, "type": "json", "record": {"name": "😀 naïve", "owner": ALICE}}),
     Deviation("NUL is kept by no database the same", "create", "name newline/ctrl", BAD),

@@ -168,7 +168,7 @@ def test_formats_are_not_checked_against_each_other(ikon: Ikon) -> None:
     assert ikon.try_create({"disk_format": "ami", "container_format": "bare"}).status == 201
 
 
-@pytest.mark.parametrize("disk_format", ["ami", "ari", "aki", "vhd", "vhdx", "vmdk", "raw", "qcow2", "vdi", "iso", "ploop"])
+@pytest.mark.parametrize("disk_format", ["ami", "ari", "aki", "vhd", "vhdx", "vmdk", "raw", "qcow2", "vdi", "iso", "ploop", "gpt"])
 def test_every_disk_format_is_taken(ikon: Ikon, disk_format: str) -> None:
     assert ikon.create(disk_format=disk_format)["disk_format"] == disk_format
 

@@ -53,7 +53,7 @@ class Import:
                 status="uploading" if staged and direct else "queued",
                 size=staged[0].size if staged and direct else None,
                 reason=str(why)[:1000],
-                importing=Importing(None, [], image.importing.to),
+                importing=Importing(None, [], image.importing.to, known=True),
             ),
         )
         kept = staged[0].size if staged else None
@@ -72,7 +72,7 @@ class CopyImage:
         image = images.lock(conn, job.image_id or "")
         if image is None or image.importing.job != job.id:
             return
-        image = images.save(conn, image, msgspec.structs.replace(image, importing=Importing(None, [], image.importing.to)))
+        image = images.save(conn, image, msgspec.structs.replace(image, importing=Importing(None, [], image.importing.to, known=True)))
         events.failed(conn, context(job), "image.import.failed", image, why, **events.job_facts(job))
 
 

@@ -33,6 +33,13 @@ def test_an_image_is_taken_as_its_own_format_and_as_raw_and_as_nothing_else(kind
         assert refusal(data, other, container) == f"Image disk_format {other} does not match stream data {found}"
 
 
+def test_a_disk_with_a_guid_partition_table_may_be_called_by_that() -> None:
+    (_, gpt), (_, mbr) = SOUND["gpt"], SOUND["mbr"]
+
+    assert inspect(gpt, "gpt").virtual_size == len(gpt)
+    assert refusal(mbr, "gpt") == "Image disk_format gpt does not match stream data mbr"
+
+
 @pytest.mark.parametrize("kind", SOUND)
 def test_raw_may_mean_raw(kind: str) -> None:
     own, data = SOUND[kind]
