@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .ONESHELL:
 .SILENT:
 .DEFAULT_GOAL := help
-.PHONY: help install run check test full journey bench docs lint format clean
+.PHONY: help install run check test full conformance journey bench docs lint format clean
 
 # files of tests side by side, one for each processor
 PYTEST = .venv/bin/python -m pytest -n auto --dist loadfile
@@ -12,7 +12,7 @@ ARGS ?=
 PYTEST_ARGS ?=
 
 help: ## this list
-	awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
+	awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
 
 install: ## make .venv with the `ikon` command
 	scripts/install
@@ -52,6 +52,11 @@ test: test-setup ## every test but the long ones, against real databases, client
 
 full: test-setup ## every test, the long ones (hundreds of crash rounds and the like) too
 	$(PYTEST) $(PYTEST_ARGS) < /dev/null
+
+conformance: ## tempest, glance-tempest-plugin, and the code of Nova, Cinder and Horizon, on MariaDB and SQLite; part of `make test`
+	scripts/install dev
+	tests/services/all.sh install mariadb keystone images http tempest neighbours
+	$(PYTEST) -m "not full" tests/conformance $(PYTEST_ARGS) < /dev/null
 
 journey: install ## the published OpenStack clients take a real image through Ikon, and boot it
 	scripts/journey $(JOURNEY_ARGS)

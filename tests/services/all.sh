@@ -3,7 +3,7 @@
 #   all.sh install [NAME...]     one apt transaction, as root or with `sudo -n`, then what comes by pip; no daemon is left running
 #   all.sh check BASE_PORT DIR   makes each do its real work in turn: start, check, stop
 . "$(dirname "$0")/lib.sh"
-ALL=(mariadb galera postgres rabbitmq memcached keystone barbican images http haproxy)
+ALL=(mariadb galera postgres rabbitmq memcached keystone barbican images http haproxy tempest neighbours)
 TOOLS=(python3 procps curl strace openssl) # what the tests and these scripts call beside the services
 
 # packages NAME...   what these services take from Debian
