@@ -31,6 +31,7 @@ from ikon.periodic.base import Process, every
 from ikon.problems import Problem, StartError
 from ikon.queue import Queue
 from ikon.quota import Quotas
+from ikon.service import metadef_files
 from ikon.signatures import Signatures
 from ikon.stores.registry import open_stores
 from ikon.transfer.fetch import Fetcher
@@ -175,7 +176,7 @@ def prepare(settings: Settings) -> int | None:
             stale.unlink(missing_ok=True)  # of processes that have ended: the lock proves it
     engine = make_engine(settings.database)
     try:
-        schema.require(engine)
+        schema.require(engine, metadef_files.stock if settings.metadefs.catalogue else None)
     finally:
         engine.dispose()
     # what these cannot work with is said now, once, and not by each server process

@@ -164,6 +164,21 @@ class Trash(Struct, frozen=True, forbid_unknown_fields=True):
     ] = 0
 
 
+class Metadefs(Struct, frozen=True, forbid_unknown_fields=True):
+    """What metadata definitions there are, and what they do."""
+
+    catalogue: Annotated[bool, Meta(description="Give a new embedded database the common definitions, as `ikon metadefs load` would.")] = (
+        True
+    )
+    check: Annotated[
+        Literal["off", "warn", "refuse"],
+        Meta(
+            description="What becomes of a property that a caller writes, and that does not fit its definition or looks like a misspelt "
+            'one: "warn" says so in the header Warning, "refuse" answers 400.'
+        ),
+    ] = "off"
+
+
 class Conversion(Struct, frozen=True, forbid_unknown_fields=True):
     """What imported images are converted to, and what one conversion may use."""
 
@@ -408,6 +423,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         default_factory=dict
     )
     jobs: Annotated[Jobs, Meta(description="Work that outlives a request.")] = Jobs()
+    metadefs: Annotated[Metadefs, Meta(description="What metadata definitions there are, and what they do.")] = Metadefs()
     conversion: Annotated[Conversion, Meta(description="What imported images are converted to, and what that may use.")] = Conversion()
     trash: Annotated[Trash, Meta(description="What becomes of deleted images.")] = Trash()
     events: Annotated[Events, Meta(description="Who is told of what happens to images.")] = field(default_factory=Events)

@@ -7,6 +7,7 @@ from typing import Protocol
 from sqlalchemy import Connection
 
 from ikon.config import Settings
+from ikon.db.definitions import Known
 from ikon.db.engine import Database
 from ikon.db.lease import Lease
 from ikon.events import Sender
@@ -56,3 +57,5 @@ class Kit:
     signatures: Signatures | None = None
     #: What runs by itself, by name, to be run once more by hand.
     periodic: Mapping[str, Callable[["Kit"], Awaitable[Report]]] = field(default_factory=dict)
+    #: Definitions of images' properties.
+    definitions: Known = field(default_factory=Known)

@@ -123,6 +123,7 @@ RULES: dict[str, Rule] = {
     "manage_jobs": ADMIN,
     "manage_quotas": ADMIN,
     "manage_trash": ADMIN,
+    "manage_metadefs": ADMIN,
     "manage_periodic": ADMIN,
 }
 

@@ -43,6 +43,12 @@ class BadValue(Problem):
     title = "Value is not allowed"
 
 
+class PropertyRefused(BadValue):
+    """A property is not what its metadata definition says."""
+
+    title = "Property does not fit its definition"
+
+
 class Unauthenticated(Problem):
     """The server could not verify who you are."""
 

@@ -13,12 +13,13 @@ from ikon.model.listing import parse as parse_listing
 from ikon.model.patch import MEDIA_TYPES
 from ikon.model.patch import parse as parse_patch
 from ikon.problems import NotFound, UnsupportedMediaType
-from ikon.service import images, locations
+from ikon.service import images, lint, locations
 
 
 async def create(request: Request) -> Response:
     """POST /v2/images: a new record, queued until data comes."""
     new = parse_new(await request.json_body())
+    warnings = await lint.before_create(request.kit, request.ctx, new.properties)
     image = await images.create(request.kit, request.ctx, new)
     headers = {
         "Location": request.link(f"v2/images/{image.id}"),
@@ -26,7 +27,7 @@ async def create(request: Request) -> Response:
         "OpenStack-image-store-ids": ",".join(request.kit.stores.all),
         "ETag": etag(image.version),
     }
-    return json(await _record(request, image), 201, headers)
+    return json(await _record(request, image), 201, headers | _warned(warnings))
 
 
 async def show(request: Request) -> Response:
@@ -72,11 +73,29 @@ async def update(request: Request) -> Response:
     changes, places = parse_patch(await request.json_body(), MEDIA_TYPES[media_type])
     if_match = request.headers.get("if-match", "*")
     versions = None if if_match == "*" else [tag.strip().strip('"') for tag in if_match.split(",")]
+    warnings = await lint.before_update(request.kit, request.ctx, request.segments["id"], changes)
     if places:
         image = await locations.patch(request.kit, request.ctx, request.segments["id"], changes, places, versions)
     else:
         image = await images.update(request.kit, request.ctx, request.segments["id"], changes, versions)
-    return json(await _record(request, image), headers={"ETag": etag(image.version)})
+    return json(await _record(request, image), headers={"ETag": etag(image.version)} | _warned(warnings))
+
+
+async def look(request: Request) -> Response:
+    """GET /ikon/v1/images/{id}/lint: what in its properties does not fit the metadata definitions that the caller sees, and what to do."""
+    request.refuse_body()
+    image, findings = await lint.look(request.kit, request.ctx, request.segments["id"])
+    return json({"image": image.id, "findings": findings})
+
+
+def _warned(warnings: Sequence[str]) -> dict[str, str]:
+    """Warnings in the form of RFC 7234, 5.5."""
+    return {"Warning": ", ".join(f'299 ikon "{_quoted(text)}"' for text in warnings)} if warnings else {}
+
+
+def _quoted(text: str) -> str:
+    """A text inside the quotes of a header: printable ASCII."""
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in text).replace("\\", "\\\\").replace('"', '\\"')
 
 
 async def delete(request: Request) -> Response:

@@ -56,15 +56,15 @@ class Request(StarletteRequest):
             if not message.get("more_body"):
                 return
 
-    async def json_body(self) -> Any:
-        """The body as JSON: at most 1 MiB, 20 levels deep. Raises BadRequest, TooLarge."""
-        if int(self.headers.get("content-length", "0")) > BODY_BYTES:
-            raise TooLarge(f"The request body is larger than {BODY_BYTES} bytes")
+    async def json_body(self, most_bytes: int = BODY_BYTES) -> Any:
+        """The body as JSON: at most 1 MiB if nothing else is said, 20 levels deep. Raises BadRequest, TooLarge."""
+        if int(self.headers.get("content-length", "0")) > most_bytes:
+            raise TooLarge(f"The request body is larger than {most_bytes} bytes")
         body = bytearray()
         async for block in self.blocks():
             body += block
-            if len(body) > BODY_BYTES:
-                raise TooLarge(f"The request body is larger than {BODY_BYTES} bytes")
+            if len(body) > most_bytes:
+                raise TooLarge(f"The request body is larger than {most_bytes} bytes")
         if not body:
             raise BadRequest("Body expected in request.")
         try:

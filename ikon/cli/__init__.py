@@ -13,6 +13,7 @@ GROUPS = {
     "db": "ikon.cli.db:db",
     "image": "ikon.cli.image:image",
     "trash": "ikon.cli.trash:trash",
+    "metadefs": "ikon.cli.metadefs:metadefs",
     "user": "ikon.cli.user:user",
     "policy": "ikon.cli.policy:policy",
     "quota": "ikon.cli.quota:quota",

@@ -9,6 +9,7 @@ from ikon.db.engine import make_engine
 from ikon.db.lease import lock_file
 from ikon.db.tables import SCHEMA
 from ikon.problems import StartError
+from ikon.service import metadef_files
 
 
 @click.group()
@@ -24,7 +25,9 @@ def upgrade(config: str | None, data: str | None, database: str | None) -> None:
     chosen = settings(config, data=data, database=database)
     _alone(chosen)
     found = schema.upgrade(
-        make_engine(chosen.database), lambda: click.echo("Another upgrade is at work: this one waits for its end", err=True)
+        make_engine(chosen.database),
+        lambda: click.echo("Another upgrade is at work: this one waits for its end", err=True),
+        metadef_files.stock if chosen.metadefs.catalogue else None,
     )
     click.echo(f"The schema is at {found}")
 

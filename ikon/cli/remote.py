@@ -26,6 +26,11 @@ class _Local(http.client.HTTPConnection):
             os.close(directory)
 
 
+def harmless(text: str) -> str:
+    """Text that users chose, with nothing in it that a terminal obeys."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
 def call(settings: Settings, method: str, path: str, body: Any = None) -> Any:
     """One request as the operator. Raises ClickException with the server's own words when it fails."""
     connection = _Local(settings)

@@ -6,7 +6,7 @@ from urllib.parse import quote
 import click
 
 from ikon.cli.options import settings, settings_options
-from ikon.cli.remote import call
+from ikon.cli.remote import call, harmless
 
 
 @click.group()
@@ -23,7 +23,7 @@ def list_(config: str | None, data: str | None) -> None:
         page: dict[str, Any] = call(chosen, "GET", path)
         for each in page["images"]:
             fields = [each["id"], each["owner"] or "", str(each["size"]), each["deleted_at"], each["purge_at"], each["name"] or ""]
-            click.echo("\t".join(_harmless(field) for field in fields))
+            click.echo("\t".join(harmless(field) for field in fields))
         path = page.get("next", "")
 
 
@@ -54,8 +54,3 @@ def purge(config: str | None, data: str | None, image: str | None, everything: b
 
 def _segment(image: str) -> str:
     return quote(image, safe="")
-
-
-def _harmless(text: str) -> str:
-    """Text that users chose, with nothing in it that a terminal obeys."""
-    return "".join(letter if letter.isprintable() else "?" for letter in text)

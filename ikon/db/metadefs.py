@@ -14,7 +14,8 @@ from sqlalchemy.exc import IntegrityError
 from ikon.context import Context
 from ikon.db import missing, tables
 from ikon.db.images import now_us
-from ikon.model.metadef import TYPES, About, Entry, Kind, Listing, Namespace, Value, check_distinct, check_room, exists, size
+from ikon.model.lint import COMMON, IMAGES
+from ikon.model.metadef import TYPES, About, Entry, Kind, Listing, Namespace, Tree, Value, check_distinct, check_room, exists, size
 from ikon.problems import Conflict
 
 t, e, types = tables.metadef_namespaces, tables.metadef_entries, tables.metadef_resource_types
@@ -26,6 +27,7 @@ GET = sa.select(t).where(t.c.namespace == bindparam("name"))
 LOCK = GET.with_for_update()
 ENTRY_COLUMNS = (e.c.namespace, e.c.kind, e.c.name, e.c.doc, e.c.created, e.c.updated)
 ENTRY = sa.select(*ENTRY_COLUMNS).where(e.c.namespace == bindparam("n"), e.c.kind == bindparam("kind"), e.c.name == bindparam("name"))
+AS_OF = sa.select(sa.func.count(), sa.func.max(t.c.n), sa.func.sum(t.c.version))
 ROOM = sa.select(e.c.kind, sa.func.count(), sa.func.sum(e.c.size)).where(e.c.namespace == bindparam("n")).group_by(e.c.kind)
 
 
@@ -239,3 +241,39 @@ def remove(conn: Connection, namespace: Namespace, kind: Kind, name: str | None 
 def resource_types(conn: Connection) -> list[tuple[str, int, int]]:
     """Every resource type that was ever named: name, created, updated, by name."""
     return [(name, created, updated) for name, created, updated in conn.execute(sa.select(types).order_by(types.c.name))]
+
+
+def counts(conn: Connection, namespaces: Iterable[Namespace]) -> dict[int, dict[Kind, int]]:
+    """How many entries of each kind these namespaces have, by their n; a kind of which there is none is left out."""
+    found: dict[int, dict[Kind, int]] = {namespace.n: {} for namespace in namespaces}
+    if found:
+        query = sa.select(e.c.namespace, e.c.kind, sa.func.count()).where(e.c.namespace.in_(found)).group_by(e.c.namespace, e.c.kind)
+        for n, kind, count in conn.execute(query):
+            found[n][kind] = count
+    return found
+
+
+def fill(conn: Connection, trees: Sequence[Tree]) -> None:
+    """Put namespaces into a database that has none, in three statements: at a first start each millisecond counts."""
+    now = now_us()
+    conn.execute(
+        sa.insert(t),
+        [msgspec.structs.asdict(tree.about) | {"n": n, "created": now, "updated": now, "version": 1} for n, tree in enumerate(trees, 1)],
+    )
+    kept = [(n, msgspec.structs.replace(each, updated=now + at)) for n, tree in enumerate(trees, 1) for at, each in enumerate(tree.entries)]
+    conn.execute(sa.insert(e), [_values(each) | {"namespace": n, "created": each.updated} for n, each in kept])
+    names = sorted({each.name for _, each in kept if each.kind == "resource_type"})
+    conn.execute(sa.insert(types), [{"name": name, "created": now, "updated": now} for name in names])
+
+
+def as_of(conn: Connection) -> tuple[Any, ...]:
+    """What is another whenever a namespace, or something in one, came, went or changed: numbers come once, and versions grow."""
+    return tuple(conn.execute(AS_OF).one())
+
+
+def about_images(conn: Connection) -> list[tuple[Namespace, list[Entry]]]:
+    """The namespaces that apply to images, with what they define."""
+    named = sa.select(e.c.namespace).where(e.c.kind == "resource_type", e.c.name == IMAGES)
+    found = [_namespace(row) for row in conn.execute(sa.select(t).where(sa.or_(t.c.n.in_(named), t.c.namespace == COMMON)).order_by(t.c.n))]
+    inside = entries(conn, found, "property", "object", "resource_type")
+    return [(namespace, inside[namespace.n]) for namespace in found]

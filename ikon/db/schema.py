@@ -67,11 +67,11 @@ def remedy(found: str | None) -> str:
     return "It was made by a newer Ikon: install that version here too" if found is not None and found > SCHEMA else "Run: ikon db upgrade"
 
 
-def upgrade(engine: sa.Engine, waits: Callable[[], None] = lambda: None) -> str:
+def upgrade(engine: sa.Engine, waits: Callable[[], None] = lambda: None, stock: Callable[[Connection], None] | None = None) -> str:
     """Bring the database to the schema of this code. Idempotent, and to be repeated where it broke off; returns the revision it is at.
 
     One at a time: waits is called once before another upgrade is waited for. Raises StartError as `version` does, and when the schema is
-    newer than this code.
+    newer than this code. stock: fills an SQLite database that is made by this, in the same transaction.
     """
     from alembic import command
     from alembic.config import Config
@@ -88,6 +88,8 @@ def upgrade(engine: sa.Engine, waits: Callable[[], None] = lambda: None) -> str:
         config.attributes["connection"] = conn
         command.upgrade(config, "head")
         index.ensure(conn)
+        if found is None and stock and conn.dialect.name == "sqlite":
+            stock(conn)
     return SCHEMA
 
 
@@ -110,8 +112,8 @@ def _repeatable(conn: Any, cursor: Any, statement: str, parameters: Any, context
     return statement, parameters
 
 
-def require(engine: sa.Engine) -> None:
-    """Make the schema of an empty SQLite database; refuse any other that is not at the version needed.
+def require(engine: sa.Engine, stock: Callable[[Connection], None] | None = None) -> None:
+    """Make the schema of an empty SQLite database, and have `stock` fill it; refuse any other that is not at the version needed.
 
     Raises StartError with the command that helps.
     """
@@ -119,7 +121,7 @@ def require(engine: sa.Engine) -> None:
     if found == SCHEMA:
         return
     if found is None and engine.dialect.name == "sqlite":
-        upgrade(engine)
+        upgrade(engine, stock=stock)
         return
     state = "is empty" if found is None else f"has schema {found}"
     raise StartError(f"database: {engine.url.render_as_string()} {state}, this version needs {SCHEMA}. {remedy(found)}")

@@ -37,6 +37,7 @@ HEAVY = (
     "argon2",
     "backports",
     "cryptography",
+    "re2",
     "cursive",
     "castellan",
 )

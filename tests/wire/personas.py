@@ -69,6 +69,7 @@ stage                    queued       any     PUT     /v2/images/{id}/stage     
 import without data      queued       any     POST    /v2/images/{id}/import                      409   409 409   409 409   409 409
 copy by import           active       any     POST    /v2/images/{id}/import                      202   403 403   403 403   403 403
 tasks of an image        queued       any     GET     /v2/images/{id}/tasks                       200   200 200   403 403   403 403
+hold to definitions      queued       any     GET     /ikon/v1/images/{id}/lint                   200   200 200   200 200   200 200
 timeline of an image     queued       any     GET     /ikon/v1/images/{id}/timeline               200   200 200   403 403   403 403
 ask for no data          queued       any     GET     /v2/images/{id}/file                        204   204 403   204 403   204 403
 download                 active       any     GET     /v2/images/{id}/file                        200   200 403   200 403   200 403
@@ -126,15 +127,20 @@ list the trash           GET   /ikon/v1/trash              200  403  403  403  4
 empty the trash          DELETE /ikon/v1/trash             200  403  403  403  403  403
 purge an image           DELETE /ikon/v1/trash/x           404  403  403  403  403  403
 restore an image         POST  /ikon/v1/trash/x/restore    404  403  403  403  403  403
+list definitions         GET   /ikon/v1/metadefs           200  403  403  403  403  403
+load no definitions      POST  /ikon/v1/metadefs           400  403  403  403  403  403
+export no definitions    GET   /ikon/v1/metadefs/x         404  403  403  403  403  403
+remove no definitions    DELETE /ikon/v1/metadefs/x        404  403  403  403  403  403
+list quotas              GET   /ikon/v1/quotas             409  403  403  403  403  403
+one project's quota      GET   /ikon/v1/quotas/x           409  403  403  403  403  403
+limit a project          PUT   /ikon/v1/quotas/x           409  403  403  403  403  403
+limit it no more         DELETE /ikon/v1/quotas/x          409  403  403  403  403  403
 list periodic processes  GET   /ikon/v1/periodic           200  403  403  403  403  403
 run what is not there    POST  /ikon/v1/periodic/x/run     404  403  403  403  403  403
 tasks                    GET   /v2/tasks               200  403  403  403  403  403
 post a task              POST  /v2/tasks               400  403  403  403  403  403
 one task                 GET   /v2/tasks/x             404  403  403  403  403  403
-list jobs                GET   /ikon/v1/jobs               200  403  403  403  403  403
-one job                  GET   /ikon/v1/jobs/x             404  403  403  403  403  403
-retry a job              POST  /ikon/v1/jobs/x/retry       404  403  403  403  403  403
-cancel a job             POST  /ikon/v1/jobs/x/cancel      404  403  403  403  403  403
+usage                    GET   /v2/info/usage          200  200  200  200  200  200
 stores                   GET   /v2/info/stores         200  200  200  200  200  200
 import methods           GET   /v2/info/import         200  200  200  200  200  200
 schema of a task         GET   /v2/schemas/task        200  200  200  200  200  200
@@ -173,6 +179,7 @@ BODIES: dict[str, Any] = {
     "answer for another": {"status": "accepted"},
     "add a user": {"name": "taken", "project": "home", "password": "correct horse battery", "roles": ["reader"]},
     "change a password": {"password": "correct horse battery"},
+    "limit a project": {"images": 3},
     "post a task": {"type": "import", "input": {"import_from": "http://10.0.0.1/x", "import_from_format": "raw"}},
     "create": {},
     "create community": {"visibility": "community"},

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
 
 PYTHON = Path(__file__).parents[2] / ".venv-clients/bin/python"
 #: With this identity everybody is an administrator; the client knows no other endpoint than the one that it is given.
-SETTINGS: dict[str, object] = {"identity": "none"}
+SETTINGS: dict[str, object] = {"identity": "none", "metadefs": {"catalogue": False}}
 N = "/v2/metadefs/namespaces"
 #: Runs commands one after the other in one process, as each start of the client takes seconds: what was printed, or why it failed.
 RUN = """

@@ -15,7 +15,7 @@ from tests.wire.server import ADMIN, Answer, Ikon, on_database, q
 pytestmark = pytest.mark.slow
 
 #: A server of its own: whole lists are compared.
-SETTINGS: dict[str, object] = {}
+SETTINGS: dict[str, object] = {"metadefs": {"catalogue": False}}
 CALLS, LONG, SEED = 900, 60_000, 20261126
 N = "/v2/metadefs/namespaces"
 NAMES = [*(odd for odd in ODD if 0 < len(odd) <= 80 and not {"/", "\0"} & set(odd) and odd not in (".", "..")), "n" * 80, "\U0001f427" * 80]

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.slow
 
 EXCHANGES = [json.loads(line) for line in (Path(__file__).with_name("recorded") / "metadefs.jsonl").read_text().splitlines()]
 #: A server of its own: whole lists are compared.
-SETTINGS: dict[str, object] = {}
+SETTINGS: dict[str, object] = {"metadefs": {"catalogue": False}}
 PERSONAS = {
     "admin": Persona("operators", "admin,member,reader"),
     "alice": Persona("home"),
