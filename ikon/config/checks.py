@@ -27,7 +27,7 @@ SECRET = 32
 
 
 def completed(settings: Settings) -> Settings:
-    """Fill in what follows from other settings, and refuse what contradicts itself."""
+    """Fill in what follows from other settings, and refuse what contradicts itself. Raises StartError."""
     data = Path(settings.data).absolute()
     changes: dict[str, Any] = {"data": str(data), "node": settings.node or socket.gethostname()}
     changes["database"] = settings.database or f"sqlite:///{data}/ikon.db"
@@ -40,6 +40,21 @@ def completed(settings: Settings) -> Settings:
             f"config: workers = {settings.workers}: SQLite is served by one process. Allowed: 1, or set database to MariaDB or PostgreSQL"
         )
     changes["staging"] = msgspec.structs.replace(settings.staging, path=str(Path(settings.staging.path or data / "staging").absolute()))
+    changes |= _stores(settings, data)
+    _check_address(settings)
+    _check_clients(settings)
+    if (address := settings.signatures.key_manager) and not ENDPOINT.fullmatch(address):
+        raise StartError(f"config: signatures.key_manager = {address!r}: {help_of(Settings, ['signatures', 'key_manager'])}")
+    _check_egress(settings.egress)
+    _check_regions(settings)
+    regions = settings.regions or (settings.identity == "keystone" and settings.secret)  # else the catalogue has them
+    offered = [method for method in settings.imports.methods if method != "glance-download" or regions]
+    changes["imports"] = msgspec.structs.replace(settings.imports, methods=offered)
+    return msgspec.structs.replace(settings, **changes)
+
+
+def _stores(settings: Settings, data: Path) -> dict[str, Any]:
+    """The stores and the default one; where none are set, one of files in the data directory."""
     stores = settings.stores or {"local": {"type": "file", "path": str(data / "images")}}
     for name in stores:
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", name) or name.startswith("os_glance"):
@@ -49,8 +64,11 @@ def completed(settings: Settings) -> Settings:
     default = settings.default_store or next(iter(stores))
     if default not in stores:
         raise StartError(f"config: default_store = {default!r}: no such store. Allowed: {', '.join(stores)}")
-    changes |= {"stores": stores, "default_store": default}
-    _check_address(settings)
+    return {"stores": stores, "default_store": default}
+
+
+def _check_clients(settings: Settings) -> None:
+    """Where clients come from, and what they know this server by."""
     for network in settings.trusted_proxies:
         try:
             ipaddress.ip_network(network)
@@ -68,14 +86,6 @@ def completed(settings: Settings) -> Settings:
                 f"config: cors.allowed_origins: {origin!r} is no origin as browsers send it. "
                 "Allowed: http:// or https://, a host in lower case, and :PORT where it is not the usual one; no path"
             )
-    if (address := settings.signatures.key_manager) and not ENDPOINT.fullmatch(address):
-        raise StartError(f"config: signatures.key_manager = {address!r}: {help_of(Settings, ['signatures', 'key_manager'])}")
-    _check_egress(settings.egress)
-    _check_regions(settings)
-    regions = settings.regions or (settings.identity == "keystone" and settings.secret)  # else the catalogue has them
-    offered = [method for method in settings.imports.methods if method != "glance-download" or regions]
-    changes["imports"] = msgspec.structs.replace(settings.imports, methods=offered)
-    return msgspec.structs.replace(settings, **changes)
 
 
 def _check_egress(egress: Egress) -> None:
