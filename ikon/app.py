@@ -10,6 +10,8 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
 
 import uvicorn
 
@@ -33,7 +35,7 @@ from ikon.queue import Queue
 from ikon.quota import Quotas
 from ikon.service import metadef_files
 from ikon.signatures import Signatures
-from ikon.stores.registry import open_stores
+from ikon.stores.registry import Stores, open_stores
 from ikon.transfer.fetch import Fetcher
 from ikon.transfer.intake import Intake
 from ikon.transfer.outflow import Outflow
@@ -50,56 +52,77 @@ TAKE_OVER_S = 0.25
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  #: malloc.h
 
 
+@dataclass(frozen=True)
+class Outside:
+    """What speaks to others, none of whom is spoken to yet."""
+
+    fetcher: Fetcher
+    stores: Stores
+    senders: Mapping[str, events.Sender]
+    keystone: Keystone | None
+    signatures: Signatures | None
+    unified: UnifiedLimits | None
+
+
 @contextlib.asynccontextmanager
 async def open_kit(settings: Settings, processes: Sequence[Process] = ()) -> AsyncIterator[Kit]:
     """All parts, ready to work, and let go of in order. processes: what runs by itself, to be run by hand too. Raises StartError."""
-    fetcher, senders, keystone = _outside(settings)
-    signatures = _signatures(settings, keystone)
-    unified = UnifiedLimits(settings) if settings.quota.from_keystone else None
-    quotas = Quotas(settings.quota, unified.of if unified else None)
-    stores = open_stores(settings, fetcher.begin)
-    db = Database(settings.database, sinks=events.sinks(settings), around=quotas.around())
-    lease = Lease(db, settings.node, settings.run)
-    await lease.start()
-    if quotas.kept:
-        await db.write(usage.doubt)
-    intake = Intake(db, stores, lease, settings.buffer_mib * MIB)
-    outflow, passwords = Outflow(db, stores, settings.node), Passwords()
-    queue = Queue(Broker(settings.broker) if settings.broker else None)
-    try:
-        periodic = {process.name: process.run_once for process in processes}
+    async with contextlib.AsyncExitStack() as opened:
+        outside = opened.enter_context(_outside(settings))
+        quotas = Quotas(settings.quota, outside.unified.of if outside.unified else None)
+        passwords = opened.enter_context(closing(Passwords()))
+        queue = opened.enter_context(closing(Queue(Broker(settings.broker) if settings.broker else None)))
+        db = Database(settings.database, sinks=events.sinks(settings), around=quotas.around())
+        opened.push_async_callback(db.close)
+        lease = Lease(db, settings.node, settings.run)
+        intake = opened.enter_context(closing(Intake(db, outside.stores, lease, settings.buffer_mib * MIB)))
+        await lease.start()
+        opened.push_async_callback(_leave, lease)
+        if quotas.kept:
+            await db.write(usage.doubt)
         yield Kit(
-            settings,
-            db,
-            lease,
-            stores,
-            queue,
-            intake,
-            outflow,
-            fetcher,
-            Kinds(KINDS),
-            quotas,
-            senders,
-            passwords,
-            keystone,
-            signatures,
-            periodic,
+            settings=settings,
+            db=db,
+            lease=lease,
+            stores=outside.stores,
+            queue=queue,
+            intake=intake,
+            outflow=Outflow(db, outside.stores, settings.node),
+            fetcher=outside.fetcher,
+            kinds=Kinds(KINDS),
+            quotas=quotas,
+            senders=outside.senders,
+            passwords=passwords,
+            keystone=outside.keystone,
+            signatures=outside.signatures,
+            periodic={process.name: process.run_once for process in processes},
         )
-    finally:
-        with contextlib.suppress(Problem, TimeoutError):
-            await asyncio.wait_for(lease.end(), FAREWELL_S)
-        await db.close()
-        for part in (queue, intake, passwords, stores):
-            part.close()
-        _let_go(fetcher, senders, keystone)
-        if signatures is not None:
-            signatures.close()
-        if unified is not None:
-            unified.close()
 
 
-def _outside(settings: Settings) -> tuple[Fetcher, dict[str, events.Sender], Keystone | None]:
-    """What speaks to others, none of whom is spoken to yet; and an operator's rules in force. Raises StartError."""
+async def _leave(lease: Lease) -> None:
+    with contextlib.suppress(Problem, TimeoutError):
+        await asyncio.wait_for(lease.end(), FAREWELL_S)
+
+
+@contextlib.contextmanager
+def _outside(settings: Settings) -> Iterator[Outside]:
+    """Open what speaks to others, with an operator's rules in force; let go of at the end. Raises StartError."""
+    _follow_rules(settings)
+    with contextlib.ExitStack() as opened:
+        fetcher = opened.enter_context(closing(Fetcher(settings)))
+        senders = events.senders(settings, lambda setting, url: Poster(fetcher, setting, url).post)
+        for sender in senders.values():
+            opened.callback(sender.close)
+        keystone = opened.enter_context(closing(Keystone(settings))) if settings.identity == "keystone" else None
+        if signatures := _signatures(settings, keystone):
+            opened.callback(signatures.close)
+        unified = opened.enter_context(closing(UnifiedLimits(settings))) if settings.quota.from_keystone else None
+        stores = opened.enter_context(closing(open_stores(settings, fetcher.begin)))
+        yield Outside(fetcher, stores, senders, keystone, signatures, unified)
+
+
+def _follow_rules(settings: Settings) -> None:
+    """Put an operator's rules in force. Raises StartError."""
     if settings.policy.file:
         from ikon.policyfile import PolicyFile  # half a second that a server without one does not pay
 
@@ -108,9 +131,6 @@ def _outside(settings: Settings) -> tuple[Fetcher, dict[str, events.Sender], Key
     else:
         rules = None
     protection.follow(protection.configured(settings.policy, rules))
-    fetcher = Fetcher(settings)
-    senders = events.senders(settings, lambda setting, url: Poster(fetcher, setting, url).post)
-    return fetcher, senders, Keystone(settings) if settings.identity == "keystone" else None
 
 
 def _signatures(settings: Settings, keystone: Keystone | None) -> Signatures | None:
@@ -118,14 +138,6 @@ def _signatures(settings: Settings, keystone: Keystone | None) -> Signatures | N
     if address := settings.signatures.key_manager:
         return Signatures(settings, lambda: address)
     return Signatures(settings, lambda: keystone.endpoint("key-manager")) if keystone is not None else None
-
-
-def _let_go(fetcher: Fetcher, senders: Mapping[str, events.Sender], keystone: Keystone | None) -> None:
-    fetcher.close()
-    for sender in senders.values():
-        sender.close()
-    if keystone is not None:
-        keystone.close()
 
 
 def serve(settings: Settings, when_ready: Callable[[], None]) -> None:
@@ -179,13 +191,8 @@ def prepare(settings: Settings) -> int | None:
         schema.require(engine, metadef_files.stock if settings.metadefs.catalogue else None)
     finally:
         engine.dispose()
-    # what these cannot work with is said now, once, and not by each server process
-    fetcher, senders, keystone = _outside(settings)
-    open_stores(settings, fetcher.begin).close()
-    _let_go(fetcher, senders, keystone)
-    if settings.quota.from_keystone:
-        UnifiedLimits(settings).close()
-    return lock
+    with _outside(settings):  # what these parts cannot work with is said now, once, and not by each server process
+        return lock
 
 
 def _tcp_socket(settings: Settings) -> socket.socket:
