@@ -19,7 +19,7 @@ from ikon.kit import Kit
 from ikon.model.image import Image
 from ikon.model.imports import DIRECT, Request
 from ikon.model.patch import Change
-from ikon.model.quota import Usage
+from ikon.model.quota import Limits, Usage
 from ikon.problems import IdentityDown, Problem, QuotaExceeded
 from ikon.quota import Quotas
 from ikon.service import images as verbs
@@ -222,6 +222,28 @@ async def test_what_is_not_known_is_counted_anew_amid_what_goes_on(kit: Kit) -> 
     await new(kit)
 
     assert await held(kit) == Usage(images=1)
+
+
+def test_a_connection_that_is_lost_amid_a_counted_change_is_what_is_said_of_it(sqlite_url: str) -> None:
+    with make_engine(sqlite_url).connect() as conn:
+        with pytest.raises(ZeroDivisionError), usage.counting(usage.Rules(Limits()))(conn, {}):
+            conn.execute(sa.text("SELECT 1"))
+            conn.invalidate()
+            _ = 1 / 0
+        conn.rollback()
+
+
+async def test_a_list_of_projects_counts_what_is_not_known_once(sqlite_kit: Kit, statements: list[str]) -> None:
+    kit = sqlite_kit
+    await new(kit)
+    await kit.db.write(usage.doubt)
+
+    first = await quotas.browse(kit, ADMIN, "")
+    statements.clear()
+
+    assert await quotas.browse(kit, ADMIN, "") == first
+    assert [(quota.project, quota.usage) for quota in first] == [("alpha", Usage(images=1))]
+    assert len([each for each in statements if each.startswith("SELECT")]) == 1
 
 
 @pytest.fixture
