@@ -84,7 +84,7 @@ def is_counted(conn: Connection) -> bool:
 
 def note(conn: Connection, project: str | None, image_id: str, **more: int) -> None:
     """Remember what this transaction adds to what a project holds, or takes from it."""
-    if project is not None and (owed := _of(conn, project, image_id)):
+    if project and (owed := _of(conn, project, image_id)):  # "": jobs have it where there is none
         owed.more += Usage(**more)
 
 
@@ -107,7 +107,7 @@ def is_busy(image: Image) -> bool:
 
 def demand(conn: Connection, project: str | None, image_id: str, size: int) -> None:
     """See to it that a project may hold so many bytes more, which an image's job is promised. 0: that it holds no more than it may."""
-    if project is not None and (owed := _of(conn, project, image_id)):
+    if project and (owed := _of(conn, project, image_id)):
         owed.asked = (owed.asked or 0) + size
 
 

@@ -13,6 +13,7 @@ import sqlalchemy as sa
 
 from ikon import quota
 from ikon.config import Quota, Trash
+from ikon.context import Context
 from ikon.db import schema, trash, usage
 from ikon.db.engine import Database, make_engine
 from ikon.kit import Kit
@@ -22,11 +23,11 @@ from ikon.model.patch import Change
 from ikon.model.quota import Limits, Usage
 from ikon.problems import IdentityDown, Problem, QuotaExceeded
 from ikon.quota import Quotas
+from ikon.service import data, imports, quotas
 from ikon.service import images as verbs
-from ikon.service import imports, quotas
 from ikon.service import trash as trash_verbs
 from tests.contract.test_trash_databases import with_settings
-from tests.contract.test_verbs_databases import ADMIN, ALICE, copying, kit_on, new, stream, upload
+from tests.contract.test_verbs_databases import ADMIN, ALICE, copy, copying, kit_on, new, rows, stream, upload
 
 
 @pytest.fixture
@@ -173,6 +174,17 @@ async def test_an_image_that_is_given_away_takes_its_bytes_along_and_needs_its_p
     await quotas.unlimit(kit, ADMIN, "beta")
     await verbs.update(kit, ADMIN, image.id, given, None)
     assert (await held(kit), await held(kit, "beta")) == (Usage(), Usage(500, 0, 1, 0))
+
+
+async def test_what_is_nobody_s_is_charged_to_nobody(kit: Kit) -> None:
+    """An image without an owner, brought in by a caller without a project."""
+    nobody = Context("root", None, None, frozenset(("admin", "member", "reader")))
+    image = await new(kit, nobody)
+    await data.upload(kit, nobody, image.id, stream(b"x" * 500), store=None, size=None)
+    await copy(kit, nobody, image.id, "two")
+    await verbs.delete(kit, nobody, image.id)
+
+    assert rows(kit.settings.database, usage.t) == []
 
 
 async def test_an_image_comes_back_from_the_trash_only_where_it_has_a_place(kit: Kit) -> None:
