@@ -12,6 +12,7 @@ from ikon.db import tables
 from ikon.db.engine import now_ms, now_ms_sql
 
 t = tables.deliveries
+INSERT = sa.insert(t).values(at=now_ms_sql())
 COLUMNS = [t.c.n, t.c.sink, t.c.image_id, t.c.version, t.c.kind, t.c.body, t.c.at, t.c.tries]
 #: Ms after which an event is parked; ms until a failed one is tried again, doubled each time, up to the second number.
 PARKED_MS, AGAIN_MS = 86_400_000, (2_000, 600_000)
@@ -30,10 +31,10 @@ class Delivery(msgspec.Struct, frozen=True):
     tries: int
 
 
-def add(conn: Connection, sink: str, image_id: str, version: int, kind: str, body: str) -> None:
-    """Have a sink told of an event, in the transaction of the event."""
-    row = {"sink": sink, "image_id": image_id, "version": version, "kind": kind, "body": body, "at": now_ms_sql()}
-    conn.execute(sa.insert(t).values(row | {"tries": 0, "not_before": 0, "parked": False}))
+def add(conn: Connection, sink: str, image_id: str, version: int, *told: tuple[str, str]) -> None:
+    """Have a sink told of events in this order, each a kind and a body, in the transaction of the events."""
+    row = {"sink": sink, "image_id": image_id, "version": version, "tries": 0, "not_before": 0, "parked": False}
+    conn.execute(INSERT, [row | {"kind": kind, "body": body} for kind, body in told])
 
 
 def due(conn: Connection, sink: str, limit: int) -> list[Delivery]:

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -22,6 +22,8 @@ t = tables.events
 INSERT = sa.insert(t).values({c: bindparam(c.name) for c in t.c if c.name not in ("n", "at")} | {"at": now_ms_sql()})
 #: Finds one event, and that of no other transaction, if a crash has its number given twice.
 ITSELF = sa.select(t.c.n).where(*(t.c[name] == bindparam(name) for name in ("n", "image_id", "version", "kind", "request")))
+#: The kind of an event, and what makes what sinks are told of it.
+Told = tuple[str, Callable[[], str]]
 #: Characters kept of a problem's text, and of what the operator alone is told about it.
 WHY, BECAUSE = 1000, 300
 
@@ -43,24 +45,32 @@ def add(conn: Connection, ctx: Context, kind: str, image: Image, detail: str | N
     key = written.inserted_primary_key
     if key is not None:
         proven_by(conn, ITSELF, itself | {"n": key[0]})
-    _tell(conn, kind, image.id, image.version, lambda: event.body(ctx, kind, image, detail, time.time_ns() // 1000))
+    _tell(conn, image.id, image.version, (kind, lambda: event.body(ctx, kind, image, detail, time.time_ns() // 1000)))
 
 
 def defined(
     conn: Connection, ctx: Context, kind: str, namespace: Namespace, entry: Entry | None = None, name_old: str | None = None
 ) -> None:
     """Have sinks told that `kind` ("metadef_object.create", ...) happened to a namespace of metadata definitions, or to an entry in it."""
-    now_us = time.time_ns() // 1000
-    body = functools.partial(event.definition_body, ctx, kind, namespace, entry, name_old, now_us)
-    _tell(conn, kind, f"metadef-{namespace.n}", namespace.version, body)
+    _tell(conn, f"metadef-{namespace.n}", namespace.version, _defined(ctx, kind, namespace, entry, name_old))
 
 
-def _tell(conn: Connection, kind: str, subject: str, version: int, body: Callable[[], str]) -> None:
-    """subject: what the event is about; events of one subject are told in order."""
-    sinks = [sink for sink in conn.get_execution_options().get("sinks", ()) if sink.wants(kind)]
-    said = body() if sinks else ""
+def added(conn: Connection, ctx: Context, namespace: Namespace, entries: Sequence[tuple[str, Entry]]) -> None:
+    """The same of many new entries, each with the kind of its event, in few statements."""
+    _tell(conn, f"metadef-{namespace.n}", namespace.version, *(_defined(ctx, kind, namespace, entry, None) for kind, entry in entries))
+
+
+def _defined(ctx: Context, kind: str, namespace: Namespace, entry: Entry | None, name_old: str | None) -> Told:
+    return kind, functools.partial(event.definition_body, ctx, kind, namespace, entry, name_old, time.time_ns() // 1000)
+
+
+def _tell(conn: Connection, subject: str, version: int, *told: Told) -> None:
+    """subject: what the events are about; events of one subject are told in order."""
+    sinks = conn.get_execution_options().get("sinks", ())
+    said = [(kind, body()) for kind, body in told if any(sink.wants(kind) for sink in sinks)]
     for sink in sinks:
-        deliveries.add(conn, sink.name, subject, version, kind, said)
+        if wanted := [(kind, body) for kind, body in said if sink.wants(kind)]:
+            deliveries.add(conn, sink.name, subject, version, *wanted)
 
 
 def failed(conn: Connection, ctx: Context, kind: str, image: Image, why: Problem, **facts: Any) -> None:

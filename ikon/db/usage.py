@@ -65,13 +65,14 @@ def counting(rules: Rules) -> Callable[[Connection, Given], AbstractContextManag
     @contextmanager
     def around(conn: Connection, given: Given) -> Iterator[None]:
         owed: dict[str, Owed] = {}
-        conn.info["owed"] = owed
+        info = conn.info  # which a connection that is lost meanwhile does not give
+        info["owed"] = owed
         try:
             yield
             for project in sorted(owed):
                 _settle(conn, project, owed[project], rules, given)
         finally:
-            del conn.info["owed"]
+            info.pop("owed", None)
 
     return around
 
@@ -83,7 +84,7 @@ def is_counted(conn: Connection) -> bool:
 
 def note(conn: Connection, project: str | None, image_id: str, **more: int) -> None:
     """Remember what this transaction adds to what a project holds, or takes from it."""
-    if project is not None and (owed := _of(conn, project, image_id)):
+    if project and (owed := _of(conn, project, image_id)):  # "": jobs have it where there is none
         owed.more += Usage(**more)
 
 
@@ -106,7 +107,7 @@ def is_busy(image: Image) -> bool:
 
 def demand(conn: Connection, project: str | None, image_id: str, size: int) -> None:
     """See to it that a project may hold so many bytes more, which an image's job is promised. 0: that it holds no more than it may."""
-    if project is not None and (owed := _of(conn, project, image_id)):
+    if project and (owed := _of(conn, project, image_id)):
         owed.asked = (owed.asked or 0) + size
 
 
@@ -124,8 +125,6 @@ def _settle(conn: Connection, project: str, owed: Owed, rules: Rules, given: Giv
         return
     grows = owed.asked is not None or any(getattr(owed.more, name) > 0 for name in NAMES)
     before, own = _lock(conn, project)
-    if before is None and not grows:
-        return  # counted when it is next needed
     after = count(conn, project) if before is None else before + owed.more  # what this transaction did is among the rows already
     if grows:
         refused = functools.partial(_refused, conn, project, after, owed)
@@ -135,6 +134,8 @@ def _settle(conn: Connection, project: str, owed: Owed, rules: Rules, given: Giv
             limits = own.over(rules.defaults)
         if why := refused(limits):
             raise QuotaExceeded(why)
+    if after == before:
+        _set(conn, project, after + Usage(bytes=1))  # for a promise alone: on Galera only a row that changes is certified
     _set(conn, project, after)
 
 
@@ -197,11 +198,10 @@ def _find(conn: Connection, project: str) -> tuple[Usage | None, OwnLimits]:
     return _read(row) if row else (None, OwnLimits())
 
 
-def page(conn: Connection, after: str, most: int) -> list[tuple[str, Usage, OwnLimits]]:
-    """Projects that have a row, by name, behind `after`."""
+def page(conn: Connection, after: str, most: int) -> list[tuple[str, Usage | None, OwnLimits]]:
+    """Projects that have a row, by name, behind `after`. What they hold is None where it is not known."""
     found = conn.execute(sa.select(t.c.project, *AMOUNTS, *OWN).where(t.c.project > after).order_by(t.c.project).limit(most)).all()
-    read = [(row[0], *_read(row[1:])) for row in found]
-    return [(project, held or count(conn, project), own) for project, held, own in read]
+    return [(row[0], *_read(row[1:])) for row in found]
 
 
 def limit(conn: Connection, project: str, own: dict[str, int | None]) -> None:

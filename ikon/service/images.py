@@ -200,7 +200,8 @@ def _delete(conn: Connection, ctx: Context, image_id: str, keep_ms: int) -> list
     if image.protected:
         raise Forbidden(f"Image {image_id} is protected and cannot be deleted.")
     found = copies.of_image(conn, image_id)
-    kept = [c for c in found if c.state in KEPT] if keep_ms and image.status in ("active", "deactivated") else []
+    worth = image.status in ("active", "deactivated") and any(c.state in copies.READABLE for c in found)
+    kept = [c for c in found if c.state in KEPT] if keep_ms and worth else []
     doomed = [copy for copy in found if copy not in kept]
     for copy in doomed:
         copies.condemn(conn, copy)

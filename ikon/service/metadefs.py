@@ -264,8 +264,7 @@ def _add(conn: Connection, ctx: Context, name: str, new: Sequence[Entry], action
 def put_in(conn: Connection, ctx: Context, namespace: Namespace, new: Sequence[Entry]) -> list[Entry]:
     """Put entries into a locked namespace, and tell of each. Raises Conflict, QuotaExceeded."""
     kept = metadefs.add(conn, namespace, new)
-    for entry in kept:
-        events.defined(conn, ctx, f"{RULES[entry.kind].event}.create", namespace, entry)
+    events.added(conn, ctx, namespace, [(f"{RULES[entry.kind].event}.create", entry) for entry in kept])
     return kept
 
 

@@ -23,7 +23,8 @@ async def browse(kit: Kit, ctx: Context, after: str) -> list[Quota]:
     """
     _require(kit, ctx)
     found = await kit.db.read(usage.page, after, kit.settings.limits.page_max)
-    return [Quota(project, held, own, None if kit.quotas.elsewhere else own.over(kit.quotas.defaults)) for project, held, own in found]
+    known = [(project, held or (await _look(kit, project))[0], own) for project, held, own in found]  # one by one: a sum may take long
+    return [Quota(project, held, own, None if kit.quotas.elsewhere else own.over(kit.quotas.defaults)) for project, held, own in known]
 
 
 async def show(kit: Kit, ctx: Context, project: str) -> Quota:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection
 
 from ikon import log
 from ikon.context import Context
-from ikon.db import copies, events, images
+from ikon.db import copies, events, images, jobs
 from ikon.db.copies import Copy
 from ikon.formats.inspector import Inspector
 from ikon.kit import Kit
@@ -100,9 +100,9 @@ async def _blocks(file: LocalFile | Remote) -> AsyncIterator[bytes]:
 
 
 def _begin(conn: Connection, job: Job) -> tuple[Image, Copy]:
-    """The image and the place, without what another try has noted of it."""
-    image, copy = images.lock(conn, job.image_id or ""), copies.get(conn, job.input["copy"])
-    if image is None:
+    """The image and the place, without what an earlier attempt has noted of it; it is left alone where the job is a later one's."""
+    image, held, copy = images.lock(conn, job.image_id or ""), jobs.lock(conn, job), copies.get(conn, job.input["copy"])
+    if image is None or held is None:
         raise lost(conn, job.image_id or "")
     if copy is None or copy.state != "unchecked":
         raise Cancelled("The location was removed")

@@ -235,7 +235,7 @@ def test_a_server_tells_what_happens_and_doctor_what_nobody_would_hear(tmp_path:
         eventually(lambda: not server.rows("SELECT n FROM deliveries"))
         server.stop()
     with make_engine(server.database).begin() as conn:
-        deliveries.add(conn, "notifications", image, 2, "image.update", "{}")
+        deliveries.add(conn, "notifications", image, 2, ("image.update", "{}"))
         age(conn)
         conn.execute(sa.update(tables.deliveries).values(parked=True))
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -63,6 +64,23 @@ async def test_each_change_is_told_of_once_and_in_order(kit: Kit) -> None:
     assert [(body["payload"].get("name"), body["payload"].get("name_old")) for body in bodies][7] == ("c", "a")
     assert [body["payload"]["namespace"] for body in bodies[-2:]] == ["New", "New"]
     assert bodies[-2]["payload"]["namespace_old"] == "NS"
+
+
+async def test_many_entries_are_told_of_in_no_more_statements_than_one(tmp_path: Path) -> None:
+    database_url, counts = f"sqlite:///{tmp_path}/ikon.db", {1: 0, 200: 0}
+    schema.upgrade(make_engine(database_url))
+
+    def executed(conn: Any, cursor: Any, statement: str, *more: Any) -> None:
+        counts[many] += "INTO deliveries" in statement
+
+    async with open_kit(load(None, {"data": str(tmp_path), "database": database_url, "events": {"log": True}}, {})) as kit:
+        sa.event.listen(sa.Engine, "before_cursor_execute", executed)
+        for many in counts:
+            tags = [{"name": f"t{n}"} for n in range(many)]
+            await metadefs.create(kit, ADMIN, parse_tree({"namespace": f"NS{many}", "tags": tags}))
+        sa.event.remove(sa.Engine, "before_cursor_execute", executed)
+
+    assert counts == {1: 2, 200: 2}  # one for the namespace, one for all that is in it
 
 
 async def test_the_log_tells_of_them_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,20 +13,21 @@ import sqlalchemy as sa
 
 from ikon import quota
 from ikon.config import Quota, Trash
+from ikon.context import Context
 from ikon.db import schema, trash, usage
 from ikon.db.engine import Database, make_engine
 from ikon.kit import Kit
 from ikon.model.image import Image
 from ikon.model.imports import DIRECT, Request
 from ikon.model.patch import Change
-from ikon.model.quota import Usage
+from ikon.model.quota import Limits, Usage
 from ikon.problems import IdentityDown, Problem, QuotaExceeded
 from ikon.quota import Quotas
+from ikon.service import data, imports, quotas
 from ikon.service import images as verbs
-from ikon.service import imports, quotas
 from ikon.service import trash as trash_verbs
 from tests.contract.test_trash_databases import with_settings
-from tests.contract.test_verbs_databases import ADMIN, ALICE, copying, kit_on, new, stream, upload
+from tests.contract.test_verbs_databases import ADMIN, ALICE, copy, copying, kit_on, new, rows, stream, upload
 
 
 @pytest.fixture
@@ -175,6 +176,17 @@ async def test_an_image_that_is_given_away_takes_its_bytes_along_and_needs_its_p
     assert (await held(kit), await held(kit, "beta")) == (Usage(), Usage(500, 0, 1, 0))
 
 
+async def test_what_is_nobody_s_is_charged_to_nobody(kit: Kit) -> None:
+    """An image without an owner, brought in by a caller without a project."""
+    nobody = Context("root", None, None, frozenset(("admin", "member", "reader")))
+    image = await new(kit, nobody)
+    await data.upload(kit, nobody, image.id, stream(b"x" * 500), store=None, size=None)
+    await copy(kit, nobody, image.id, "two")
+    await verbs.delete(kit, nobody, image.id)
+
+    assert rows(kit.settings.database, usage.t) == []
+
+
 async def test_an_image_comes_back_from_the_trash_only_where_it_has_a_place(kit: Kit) -> None:
     kit = with_settings(kit, trash=Trash(keep_s=3600))
     image = await new(kit)
@@ -222,6 +234,28 @@ async def test_what_is_not_known_is_counted_anew_amid_what_goes_on(kit: Kit) -> 
     await new(kit)
 
     assert await held(kit) == Usage(images=1)
+
+
+def test_a_connection_that_is_lost_amid_a_counted_change_is_what_is_said_of_it(sqlite_url: str) -> None:
+    with make_engine(sqlite_url).connect() as conn:
+        with pytest.raises(ZeroDivisionError), usage.counting(usage.Rules(Limits()))(conn, {}):
+            conn.execute(sa.text("SELECT 1"))
+            conn.invalidate()
+            _ = 1 / 0
+        conn.rollback()
+
+
+async def test_a_list_of_projects_counts_what_is_not_known_once(sqlite_kit: Kit, statements: list[str]) -> None:
+    kit = sqlite_kit
+    await new(kit)
+    await kit.db.write(usage.doubt)
+
+    first = await quotas.browse(kit, ADMIN, "")
+    statements.clear()
+
+    assert await quotas.browse(kit, ADMIN, "") == first
+    assert [(quota.project, quota.usage) for quota in first] == [("alpha", Usage(images=1))]
+    assert len([each for each in statements if each.startswith("SELECT")]) == 1
 
 
 @pytest.fixture

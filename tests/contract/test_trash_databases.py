@@ -158,6 +158,21 @@ async def test_what_has_no_data_of_its_own_is_not_kept(kit: Kit, database_url: s
     assert rows(database_url, tables.trash) == rows(database_url, tables.copies) == []
 
 
+async def test_an_image_of_which_no_copy_can_be_read_is_not_kept(kit: Kit, database_url: str) -> None:
+    """As one whose only location was refused: nobody could have it back."""
+    image = await new(kit)
+    await upload(kit, image, DATA)
+    await kit.db.write(spoil)
+
+    await verbs.delete(kit, ALICE, image.id)
+
+    assert rows(database_url, tables.trash) == rows(database_url, tables.copies) == []
+
+
+def spoil(conn: Connection) -> None:
+    conn.execute(sa.update(tables.copies).values(state="bad"))
+
+
 async def test_an_image_whose_bytes_are_gone_is_not_restored(kit: Kit) -> None:
     image = await rich(kit)
     await verbs.delete(kit, ALICE, image.id)

@@ -1,6 +1,7 @@
 """Two servers, each on its own node of a Galera cluster: what one was told the other knows at once, and races through both have one winner."""
 
 import asyncio
+import contextlib
 import json
 import random
 import threading
@@ -9,14 +10,19 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 
-from ikon.db import checks, instances, jobs
+from ikon.db import checks, copies, failures, instances, jobs, usage
 from ikon.db.checks import Finding
+from ikon.db.copies import Copy
 from ikon.db.engine import Database, make_engine
+from ikon.db.usage import Rules, counting
+from ikon.model import quota
 from ikon.model.job import ANY, Job, Limits, New
 from ikon.queue import new_id
 from tests.faults.conftest import Say
@@ -211,6 +217,48 @@ def test_the_quota_is_kept_by_uploads_through_both_nodes(galera: Galera, tmp_pat
             for image in images:
                 assert right.delete(image).status == 204
             left.settle(within_s=MENDED_S)
+
+
+@contextlib.contextmanager
+def two_sides(galera: Galera, limit: int | None = None) -> Iterator[tuple[Connection, Connection, Callable[[Connection], Any]]]:
+    """A connection to each node, where project p holds a copy of 4 bytes, and what their transactions run in. limit: bytes it may hold."""
+    url = galera.new_database()
+    upgrade(url)
+    engines = [make_engine(galera.url_of(n, url.rsplit("/", 1)[1])) for n in (1, 2)]
+    counted = counting(Rules(quota.Limits(bytes=limit)))
+    with engines[0].begin() as conn, counted(conn, {}):
+        copies.intend(conn, Copy("c", "i", "one", None, "u", "deleting", None, "p", 4, 4, 0, None, 0, 0))
+    with engines[0].connect() as left, engines[1].connect() as right:
+        right.exec_driver_sql("SET SESSION wsrep_sync_wait=1")
+        yield left, right, lambda conn: counted(conn, {})
+
+
+def assert_in_each_others_way(first: Connection, second: Connection) -> None:
+    """The other order is no question: what comes from the other node ends whoever holds a lock on its rows."""
+    first.commit()
+    with pytest.raises(DBAPIError) as refused:
+        second.commit()
+    assert failures.meaning(refused.value, writing=True) == failures.CONTENDED
+
+
+def test_a_promise_is_not_held_against_what_changes_on_the_other_node(galera: Galera) -> None:
+    with two_sides(galera, limit=10) as (left, right, counted):
+        with counted(left):
+            usage.demand(left, "p", "one", 6)
+        with counted(right):
+            usage.note(right, "p", "two", bytes=6)
+        assert_in_each_others_way(left, right)
+
+
+def test_what_goes_on_one_node_while_its_project_is_counted_on_the_other_is_not_lost(galera: Galera) -> None:
+    with two_sides(galera) as (left, right, counted):
+        usage.doubt(left)
+        left.commit()
+        with counted(left):
+            assert copies.forget(left, Copy("c", "i", "one", None, "u", "deleting", None, "p", 4, 4, 0, None, 0, 0))
+        with counted(right):
+            usage.mend(right, "p")
+        assert_in_each_others_way(left, right)
 
 
 def served_since(client: Client, since: float) -> float | None:
