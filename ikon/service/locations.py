@@ -66,7 +66,7 @@ async def add(kit: Kit, ctx: Context, image_id: str, new: New) -> None:
         place = _Place(store)
     job_id, proof = new_id(), None
     if kit.signatures and wrong is None:  # asked for now, while the caller's token is good
-        image = await kit.db.read(_reached, ctx, image_id, "add_image_location")
+        image = await kit.db.read(_reached, ctx, image_id, "add_image_location", ("queued",))
         proof = await kit.signatures.proof(ctx, image.properties, image_id)
     await kit.db.write(_add, ctx, image_id, new, place, wrong, proof, job_id, kit.settings.jobs.deadline_s)
     kit.queue.ring(node_queue(place.node) if place.node else ANY)
@@ -98,7 +98,7 @@ def _add(
     job_id: str,
     deadline_s: float,
 ) -> None:
-    image = _reached(conn, ctx, image_id, "add_image_location", ("queued",))
+    image = _reached(conn, ctx, image_id, "add_image_location", ("queued",), lock=True)
     if wrong is not None:
         raise wrong
     require_formats(image)
@@ -113,12 +113,12 @@ def _add(
     _enqueue(conn, ctx, image, copy, place, job_id, new, deadline_s, proof)
 
 
-def _reached(conn: Connection, ctx: Context, image_id: str, action: str, statuses: Sequence[str] = ()) -> Image:
-    """An image that the caller sees, may do this to, and that is in one of these statuses, which lock it, if any are named.
+def _reached(conn: Connection, ctx: Context, image_id: str, action: str, statuses: Sequence[str] = (), *, lock: bool = False) -> Image:
+    """An image that the caller sees, may do this to, and that is in one of these statuses, if any are named.
 
     A service sees open images without the right to show them. Raises ImageNotFound, NotFound, StatusConflict, Forbidden.
     """
-    image = images.lock(conn, image_id) if statuses else images.get(conn, image_id)
+    image = images.lock(conn, image_id) if lock else images.get(conn, image_id)
     if image is None or not visible(ctx, image):
         raise ImageNotFound(image_id)
     if not ("service" in ctx.roles and policy.allows(ctx, action, image)):
