@@ -404,6 +404,8 @@ def test_a_posted_task_is_held_to_its_signature_and_one_that_can_never_be_verifi
     assert (refused.status, CERTIFICATE in refused.message, ikon.ids("?name=alice's%20certificate", who=admin)) == (400, True, [])
     assert [ended(ikon, answer.json["image_id"], admin)["status"] for answer in (good, bad)] == ["success", "failure"]
     assert [state(ikon, answer.json["image_id"], admin)[0] for answer in (good, bad)] == ["active", "queued"]
+    made = [answer.json["image_id"] for answer in (good, bad)]
+    eventually(lambda: not [path for path in files(ikon) if "/staging/" in path and any(image in path for image in made)], 60)
 
 
 def test_properties_that_are_changed_while_the_data_comes_prove_nothing(
