@@ -46,11 +46,11 @@ def add(ikon: Ikon, image_id: str, url: Any, who: Persona = MEMBER, **more: Any)
     return ikon.post(f"/v2/images/{image_id}/locations", {"url": url} | more, who=who)
 
 
-def tasks(ikon: Ikon, image_id: str) -> list[dict[str, Any]]:
+def tasks(ikon: Ikon, image_id: str, who: Persona = MEMBER) -> list[dict[str, Any]]:
     """The image's tasks, once all have ended."""
     end = time.monotonic() + PATIENCE_S
     while True:
-        found = list(ikon.get(f"/v2/images/{image_id}/tasks").json["tasks"])
+        found = list(ikon.get(f"/v2/images/{image_id}/tasks", who=who).json["tasks"])
         if found and all(task["status"] in ("success", "failure") for task in found):
             return found
         assert time.monotonic() < end, found
@@ -485,6 +485,15 @@ def test_a_service_hands_a_file_over_which_is_the_image_s_from_then_on(ikon: Iko
     assert hand_over(ikon, str(ikon.create()["id"]), url).status == 409
     assert ikon.delete(image_id).status == 204
     assert not path.exists()
+
+
+def test_where_a_store_lies_on_the_server_is_told_to_services_and_administrators(ikon: Ikon) -> None:
+    image_id, (_, url) = str(ikon.create()["id"]), put(ikon, "told")
+    assert hand_over(ikon, image_id, url).status == 202
+
+    told = [tasks(ikon, image_id, who)[0]["input"].get("loc_url") for who in (ADMIN, INSIDER, MEMBER)]
+
+    assert told == [url, url, None]
 
 
 def test_a_file_that_is_refused_is_left_as_it_was(ikon: Ikon, shelf: Shelf) -> None:
