@@ -388,6 +388,23 @@ def test_properties_that_are_changed_while_a_location_is_looked_at_prove_nothing
         assert [state(idle, image, alice) for image in images] == [("queued", None, None)] * 2
 
 
+def test_of_several_key_managers_the_one_of_the_service_s_own_region_is_asked(
+    settings: dict[str, Any], cloud: Cloud, alice: dict[str, str], signed: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    admin = {"X-Auth-Token": cloud.token("admin")}
+    [service] = cloud.call("GET", "/services?type=key-manager", headers=admin)[0]["services"]
+    cloud.call("POST", "/regions", {"region": {"id": "Aside"}}, admin)
+    away = {"interface": "public", "url": "http://127.0.0.1:9", "service_id": service["id"], "region_id": "Aside"}
+    endpoint = cloud.call("POST", "/endpoints", {"endpoint": away}, admin)[0]["endpoint"]["id"]
+    try:
+        for region, status in (("RegionOne", 204), ("Aside", 503)):
+            with Ikon(tmp_path / region, **settings | {"keystone": settings["keystone"] | {"region": region}}) as server:
+                answer = send(server, new(server, alice, **signed(DATA)), DATA, alice)
+                assert answer.status == status, (region, answer)
+    finally:
+        cloud.call("DELETE", f"/endpoints/{endpoint}", headers=admin)
+
+
 def test_a_posted_task_is_held_to_its_signature_and_one_that_can_never_be_verified_makes_no_image(
     ikon: Ikon, cloud: Cloud, barbican: KeyManager, signed: Callable[..., dict[str, str]], source: str
 ) -> None:
