@@ -141,7 +141,7 @@ class Keystone:
         return token if token and (expired or token.expires > time.time()) else None
 
     def endpoint(self, service: str) -> str | None:
-        """Where the catalogue has a service of this type, in this service's own region; None: nowhere. Blocks. Raises what keystoneauth1 raises."""
+        """Where the catalogue has a service of this type in our region; None: nowhere. Blocks. Raises what keystoneauth1 raises."""
         found = self._session.get_endpoint(service_type=service, region_name=self._settings.region or None)
         return str(found) if found else None
 
