@@ -212,7 +212,7 @@ async def patch(
     wanted = {new.url: new for place in places for new in place.new if new.url not in there}
     if there and any(place.op == "replace" for place in places):
         wanted = {}
-    sizes = dict(zip(wanted, await asyncio.gather(*(_size(kit, url) for url in wanted)), strict=True))
+    sizes = await _sizes(kit, list(wanted))
     then = functools.partial(_patch, ctx=ctx, kit=kit, places=places, sizes=sizes)
     image = await records.update(kit, ctx, image_id, changes, if_match, then)
     kit.queue.ring()
@@ -232,6 +232,16 @@ def _may_patch(conn: Connection, ctx: Context, image_id: str, places: Sequence[P
 def _require_patch(ctx: Context, image: Image, places: Sequence[Patch]) -> None:
     for place in places:
         policy.require(ctx, "delete_image_location" if place.op == "remove" else "set_image_location", image)
+
+
+async def _sizes(kit: Kit, urls: Sequence[str]) -> dict[str, int]:
+    """The sizes of all, asked for at once. The first that is wrong ends the others: nobody is asked for a request that is over."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            asked = {url: group.create_task(_size(kit, url)) for url in urls}
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return {url: task.result() for url, task in asked.items()}
 
 
 async def _size(kit: Kit, url: str) -> int:

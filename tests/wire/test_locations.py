@@ -1,11 +1,14 @@
 """Locations: images whose data stays at a URL, named by a request of its own or by a patch, and read only once it was verified."""
 
+import contextlib
 import hashlib
 import http.client
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -458,6 +461,25 @@ def test_what_comes_from_a_store_goes_on_from_a_store_where_the_source_has_chang
     shelf.data["changing"] = DATA[:-1] + b"?"
 
     assert ikon.download(image_id, query="?prefer=web").body == DATA
+
+
+def test_nobody_is_asked_any_more_for_a_patch_that_was_refused(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as slow, socket.create_server(("127.0.0.1", 0)) as wrong:
+        ports = [server.getsockname()[1] for server in (slow, wrong)]
+        egress = {"allowed_networks": ["127.0.0.1/32"], "allowed_ports": ports}
+        with Ikon(tmp_path, stores={"one": {}, "web": {"type": "http"}}, egress=egress, show_locations=True) as server:
+            image_id = str(server.create()["id"])
+            operations = [plus(f"http://127.0.0.1:{port}/x") for port in ports]
+            with ThreadPoolExecutor(1) as pool:
+                asked = pool.submit(patch, server, image_id, *operations)
+                (held, _), (refused, _) = slow.accept(), wrong.accept()
+                with held, refused:
+                    assert b"GET /x" in held.recv(4096)
+                    refused.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+                    assert asked.result(PATIENCE_S).status == 400
+                    held.settimeout(20)  # the store's read_s is longer
+                    with contextlib.suppress(ConnectionResetError):
+                        assert held.recv(1) == b""
 
 
 # Files that a service has put into a store
