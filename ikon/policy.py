@@ -36,7 +36,9 @@ def _role(name: str) -> Rule:
     return Rule(f"role:{name}", lambda ctx, image, member: name in ctx.roles and not ctx.system_scope)
 
 
-ADMIN = Rule("rule:context_is_admin", lambda ctx, image, member: ctx.admin)
+#: Rules that others name: who an administrator is, who one of metadata definitions, and who a service.
+ADMIN_RULE, METADEF_RULE, SERVICE_RULE = "context_is_admin", "metadef_admin", "service_api"
+ADMIN = Rule(f"rule:{ADMIN_RULE}", lambda ctx, image, member: ctx.admin)
 MEMBER, READER, SERVICE = _role("member"), _role("reader"), _role("service")
 #: In the project that it belongs to; for what is about nothing, in any.
 OWN = Rule(
@@ -59,11 +61,9 @@ OPEN = Rule(
     lambda ctx, about, member: OWN.holds(ctx, about, member) or (about is not None and about.visibility == "public"),
 )
 #: Services, by a role of their own token.
-SERVICE_API = Rule("rule:service_api", lambda ctx, image, member: ctx.admin or SERVICE.holds(ctx, image, member))
+SERVICE_API = Rule(f"rule:{SERVICE_RULE}", lambda ctx, image, member: ctx.admin or SERVICE.holds(ctx, image, member))
 OWN_MEMBER, OWN_READER = ADMIN | MEMBER & OWN, ADMIN | READER & OWN
 
-#: The rules that say who an administrator is, and who one of metadata definitions.
-ADMIN_RULE, METADEF_RULE = "context_is_admin", "metadef_admin"
 METADEF_READER, METADEF_ADMIN = ADMIN | READER & OPEN, Rule(f"rule:{METADEF_RULE}", lambda ctx, about, member: ctx.admin)
 RULES: dict[str, Rule] = {
     ADMIN_RULE: Rule("role:admin", lambda ctx, image, member: ctx.admin),

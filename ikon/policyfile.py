@@ -13,16 +13,19 @@ from ikon import log
 from ikon.context import Context
 from ikon.model.image import shared
 from ikon.model.metadef import Namespace
-from ikon.policy import ADMIN_RULE, METADEF_RULE, RULES, Subject
+from ikon.policy import ADMIN_RULE, METADEF_RULE, RULES, SERVICE_RULE, Subject
 from ikon.problems import StartError
 
 #: Rules that are no operation, by which files of OpenStack's image service may name what they do not say themselves.
 NAMED = {
     "default": "",
-    "service_api": "role:service or role:admin",
+    SERVICE_RULE: "role:service or role:admin",
     "metadef_default": "",
     "get_metadef_resource_type": "rule:list_metadef_resource_types",
 }
+
+#: Rules that ours name: what a file makes of those counts for ours too.
+NAMED_BY_OURS = (ADMIN_RULE, METADEF_RULE, SERVICE_RULE)
 
 if TYPE_CHECKING:
     from oslo_policy.policy import Enforcer
@@ -63,7 +66,7 @@ class PolicyFile:
         """Whether the rule of that name lets the caller do it."""
         self._look()
         enforcer = self._enforcer
-        if enforcer.file_rules.keys().isdisjoint((name, ADMIN_RULE, METADEF_RULE)):
+        if enforcer.file_rules.keys().isdisjoint((name, *NAMED_BY_OURS)):
             return RULES[name].holds(ctx, image, member)
         return bool(enforcer.enforce(name, target(ctx, image, member), credentials(ctx)))
 

@@ -5,6 +5,7 @@ and delete such a property. What a caller may not read does not exist for that c
 """
 
 import configparser
+import functools
 import re
 from collections.abc import Collection, Hashable, Iterable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ OPERATIONS = ("create", "read", "update", "delete")
 EVERYONE, NOBODY = "@", "!"
 #: Beginning of sections that files of OpenStack have for properties which only the server sets: nobody can set those here.
 OURS = "os_glance"
-#: Decisions that are remembered, of names that a property can have.
+#: Decisions, and sections of names that a property can have, that are remembered.
 KEPT, LONGEST = 10_000, 255
 
 
@@ -53,20 +54,26 @@ class Protection:
         self.sections = [_section(path, name, values, rules) for name, values in _read(path) if not name.startswith(OURS)]
         self._rules = rules
         self._known: tuple[Hashable, dict[Hashable, bool]] = (None, {})
+        self._remembered = functools.lru_cache(KEPT)(self._search)
 
     def allows(self, ctx: Context, operation: str, name: str) -> bool:
-        """Whether the caller may do that with a property of this name. Roles of a service that passes a request on count here."""
-        known = self._decided()
-        key = (operation, name, self._who(ctx))
+        """Whether the caller may do that with a property of this name. Roles of a service that passes a request on count here.
+
+        Decided for each caller by what the section says and not by the name: users choose names, and a page may have 100,000 of them.
+        """
+        section = self.section(name)
+        who: frozenset[str] = section.who[operation] if section else frozenset()
+        known, key = self._decided(), (who, self._who(ctx))
         found = known.get(key)
         if found is None:
-            found = self._decide(ctx, operation, name)
-            if len(name) <= LONGEST:
-                known[key] = found
+            found = known[key] = self._decide(ctx, who)
         return found
 
     def section(self, name: str) -> Section | None:
         """The section that counts for a property."""
+        return self._remembered(name) if len(name) <= LONGEST else self._search(name)
+
+    def _search(self, name: str) -> Section | None:
         return next((section for section in self.sections if section.pattern.search(name)), None)
 
     def _decided(self) -> dict[Hashable, bool]:
@@ -82,9 +89,7 @@ class Protection:
             return _roles(ctx)
         return ctx.user, ctx.project, ctx.domain, ctx.system_scope, ctx.roles, ctx.service_roles
 
-    def _decide(self, ctx: Context, operation: str, name: str) -> bool:
-        section = self.section(name)
-        who = section.who[operation] if section else frozenset()
+    def _decide(self, ctx: Context, who: frozenset[str]) -> bool:
         if self._rules is None or EVERYONE in who or NOBODY in who:
             return EVERYONE in who or not who.isdisjoint(_roles(ctx))
         there = self._rules.names()  # a rule may have been taken out of its file since the start

@@ -6,7 +6,7 @@ from urllib.parse import urlencode, urlsplit
 
 from starlette.responses import Response
 
-from ikon import protection
+from ikon import policy, protection
 from ikon.api.data import announced, require_octets
 from ikon.api.request import Request, empty, json
 from ikon.context import Context
@@ -140,7 +140,10 @@ def _result(job: Job) -> dict[str, Any] | None:
 
 
 def _input(job: Job, ctx: Context) -> dict[str, Any]:
-    """The request as it was made; of a URL only where it leads, for its rest may be a secret; and no property that ctx may not read."""
+    """The request as it was made, as far as ctx may know it: no property that it may not read, and no path of this machine's.
+
+    Of a URL only where it leads, for its rest may be a secret.
+    """
     asked = job.input["request"]
     if job.kind == POSTED:
         shown: dict[str, Any] = {"import_from": _bare(asked["uri"]), **job.input["task"]}
@@ -152,7 +155,8 @@ def _input(job: Job, ctx: Context) -> dict[str, Any]:
         return shown
     if job.kind == LOCATION:
         said = {name: asked[name] for name in ("validation_data",) if name in asked}
-        return {"image_id": job.image_id, "loc_url": _bare(asked["uri"]), **said}
+        is_told = not asked["uri"].startswith("file:") or policy.allows(ctx, "fetch_image_location")
+        return {"image_id": job.image_id} | ({"loc_url": _bare(asked["uri"])} if is_told else {}) | said
     method = {"name": asked["method"]}
     if asked.get("uri"):
         method["uri"] = _bare(asked["uri"])

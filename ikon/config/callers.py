@@ -30,7 +30,8 @@ class Keystone(Struct, frozen=True, forbid_unknown_fields=True):
     region: Annotated[
         str,
         Meta(
-            description="Region of this image service, whose limits count with [quota] from_keystone; empty: the only one in the catalogue."
+            description="Region of this image service: whose limits count with [quota] from_keystone, and whose key-manager is asked; "
+            "empty: the only one in the catalogue."
         ),
     ] = ""
     ca_file: Annotated[str, Meta(description="PEM file of certificate authorities trusted instead of the library's; empty: those.")] = ""

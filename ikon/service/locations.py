@@ -66,7 +66,7 @@ async def add(kit: Kit, ctx: Context, image_id: str, new: New) -> None:
         place = _Place(store)
     job_id, proof = new_id(), None
     if kit.signatures and wrong is None:  # asked for now, while the caller's token is good
-        image = await kit.db.read(_reached, ctx, image_id, "add_image_location")
+        image = await kit.db.read(_reached, ctx, image_id, "add_image_location", ("queued",))
         proof = await kit.signatures.proof(ctx, image.properties, image_id)
     await kit.db.write(_add, ctx, image_id, new, place, wrong, proof, job_id, kit.settings.jobs.deadline_s)
     kit.queue.ring(node_queue(place.node) if place.node else ANY)
@@ -98,7 +98,7 @@ def _add(
     job_id: str,
     deadline_s: float,
 ) -> None:
-    image = _reached(conn, ctx, image_id, "add_image_location", ("queued",))
+    image = _reached(conn, ctx, image_id, "add_image_location", ("queued",), lock=True)
     if wrong is not None:
         raise wrong
     require_formats(image)
@@ -113,12 +113,12 @@ def _add(
     _enqueue(conn, ctx, image, copy, place, job_id, new, deadline_s, proof)
 
 
-def _reached(conn: Connection, ctx: Context, image_id: str, action: str, statuses: Sequence[str] = ()) -> Image:
-    """An image that the caller sees, may do this to, and that is in one of these statuses, which lock it, if any are named.
+def _reached(conn: Connection, ctx: Context, image_id: str, action: str, statuses: Sequence[str] = (), *, lock: bool = False) -> Image:
+    """An image that the caller sees, may do this to, and that is in one of these statuses, if any are named.
 
     A service sees open images without the right to show them. Raises ImageNotFound, NotFound, StatusConflict, Forbidden.
     """
-    image = images.lock(conn, image_id) if statuses else images.get(conn, image_id)
+    image = images.lock(conn, image_id) if lock else images.get(conn, image_id)
     if image is None or not visible(ctx, image):
         raise ImageNotFound(image_id)
     if not ("service" in ctx.roles and policy.allows(ctx, action, image)):
@@ -212,7 +212,7 @@ async def patch(
     wanted = {new.url: new for place in places for new in place.new if new.url not in there}
     if there and any(place.op == "replace" for place in places):
         wanted = {}
-    sizes = dict(zip(wanted, await asyncio.gather(*(_size(kit, url) for url in wanted)), strict=True))
+    sizes = await _sizes(kit, list(wanted))
     then = functools.partial(_patch, ctx=ctx, kit=kit, places=places, sizes=sizes)
     image = await records.update(kit, ctx, image_id, changes, if_match, then)
     kit.queue.ring()
@@ -232,6 +232,16 @@ def _may_patch(conn: Connection, ctx: Context, image_id: str, places: Sequence[P
 def _require_patch(ctx: Context, image: Image, places: Sequence[Patch]) -> None:
     for place in places:
         policy.require(ctx, "delete_image_location" if place.op == "remove" else "set_image_location", image)
+
+
+async def _sizes(kit: Kit, urls: Sequence[str]) -> dict[str, int]:
+    """The sizes of all, asked for at once. The first that is wrong ends the others: nobody is asked for a request that is over."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            asked = {url: group.create_task(_size(kit, url)) for url in urls}
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
+    return {url: task.result() for url, task in asked.items()}
 
 
 async def _size(kit: Kit, url: str) -> int:

@@ -143,8 +143,10 @@ def _show(conn: Connection, ctx: Context, name: str) -> Filled:
 
 async def create(kit: Kit, ctx: Context, tree: Tree) -> Filled:
     """Make a namespace with all that is in it, or nothing. Raises NotFound, Forbidden, Conflict, QuotaExceeded."""
+    wanted = _as_wanted(ctx, tree.about)
     for action in ("add_metadef_namespace", *(RULES[kind].add for kind in dict.fromkeys(entry.kind for entry in tree.entries))):
         _require(ctx, action)
+        policy.require(ctx, action, wanted)
     made = await kit.db.write(plant, ctx, tree)
     log.get().info("namespace created", namespace=tree.about.namespace, entries=len(tree.entries), request=ctx.request_id)
     return made
@@ -162,6 +164,11 @@ def owned(ctx: Context, about: About) -> About:
     return about if about.owner is not None else msgspec.structs.replace(about, owner=ctx.project)
 
 
+def _as_wanted(ctx: Context, about: About) -> Namespace:
+    """What a namespace would be, for rules that name its owner: nobody puts one into a project in which he could not have made it."""
+    return Namespace(n=0, **msgspec.structs.asdict(owned(ctx, about)), created=0, updated=0, version=0)
+
+
 async def replace(kit: Kit, ctx: Context, name: str, about: About) -> Namespace:
     """Give a namespace other fields, a name too; what is in it stays. Raises NotFound, Forbidden, Conflict."""
     return await kit.db.write(_replace, ctx, name, about)
@@ -170,6 +177,7 @@ async def replace(kit: Kit, ctx: Context, name: str, about: About) -> Namespace:
 def _replace(conn: Connection, ctx: Context, name: str, about: About) -> Namespace:
     before = reachable(conn, ctx, name, lock=True)
     _require(ctx, "modify_metadef_namespace", before)
+    policy.require(ctx, "modify_metadef_namespace", _as_wanted(ctx, about))
     after = metadefs.replace(conn, before, owned(ctx, about))
     events.defined(conn, ctx, "metadef_namespace.update", after, name_old=name)
     return after

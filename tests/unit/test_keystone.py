@@ -28,10 +28,24 @@ from ikon.problems import StartError
         ("/v2/image[s]", "/v2/images", False),
         ("/v2/{", "/v2/{", True),
         ("/v2/images", "/v2/images\n", False),
+        ("/v2/images}", "/v2/images}", True),
+        ("/v2/images}", "anything", False),
+        ("**a**b", "/v2/ab/a", False),
+        ("**/*/{x}/file", "/v2/images/1/file", True),
+        ("*s/*/*le", "/v2/images/1/file", False),
+        ("/v*/*s/*/*le", "/v2/images/1/file", True),
+        ("***", "/v2", True),
+        ("/v2/{a}{b}", "/v2/1", False),
     ],
 )
 def test_a_path_of_an_access_rule_covers_what_keystone_says_that_it_does(pattern: str, path: str, *, allowed: bool) -> None:
     assert AccessRule("image", "GET", pattern).allows("GET", path) is allowed
+
+
+@pytest.mark.parametrize("part", ["**a", "{x}a", "*a", "{x}"])
+def test_no_pattern_that_a_user_can_write_keeps_the_server_from_its_work(part: str) -> None:
+    """A regular expression would try for longer than anybody waits."""
+    assert not AccessRule("image", "GET", "/" + part * 60).allows("GET", f"/{'a' * 4000}/b"), part
 
 
 def test_an_access_rule_is_for_one_service_and_one_method() -> None:

@@ -66,6 +66,14 @@ def test_a_file_that_says_who_writes_definitions_is_followed_by_all_rules_that_n
     assert [file.holds("get_metadef_tags", librarian, each, None) for each in NAMESPACES] == [True, False, True, False]
 
 
+def test_a_file_that_says_who_is_a_service_is_followed_by_all_rules_that_name_it(tmp_path: Path) -> None:
+    file = PolicyFile(written(tmp_path, '"service_api": "role:machine"\n'))
+    machine, service = (Context("user", "services", roles=frozenset((role, "reader"))) for role in ("machine", "service"))
+
+    for rule in ("add_image_location", "fetch_image_location"):
+        assert [file.holds(rule, who, IMAGES[0], None) for who in (machine, service)] == [True, False]
+
+
 BUILDER = Context("user", "home", roles=frozenset(("builder", "reader")))
 MEMBER = Context("user", "home", roles=frozenset(("member", "reader")))
 

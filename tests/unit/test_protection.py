@@ -146,14 +146,28 @@ def test_a_file_that_is_not_there_and_policies_without_a_policy_file_end_the_sta
         )
 
 
-def test_decisions_are_remembered_and_what_is_remembered_is_bounded(tmp_path: Path) -> None:
+def test_a_rule_is_asked_once_for_a_caller_however_many_names_users_choose(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    (tmp_path / "policy.yaml").write_text('"owners": "role:member"\n')
+    rules = PolicyFile(str(tmp_path / "policy.yaml"))
+    holds = rules.holds
+    monkeypatch.setattr(rules, "holds", lambda name, *about: (asked.append(name), holds(name, *about))[1])
+    found = Protection(written(tmp_path, BY_POLICIES), rules)
+
+    assert all(found.allows(MEMBER, "create", f"x_{n}") for n in range(1000))
+    assert not found.allows(who("reader"), "create", "x_0")
+    assert asked == ["owners"] * 2
+
+
+def test_what_is_remembered_of_names_and_callers_is_bounded(tmp_path: Path) -> None:
     found = Protection(written(tmp_path, ROLES), None)
 
     for n in range(protection.KEPT + 5):
-        found.allows(MEMBER, "read", f"name{n}")
-    found.allows(MEMBER, "read", "x" * 256)
+        assert found.allows(who(f"role-{n}"), "read", f"name{n}")
+    assert found.allows(MEMBER, "read", "x" * 256)
 
-    assert found._known[1] == {("read", f"name{n}", MEMBER.roles): True for n in range(protection.KEPT, protection.KEPT + 5)}
+    assert len(found._known[1]) == 6
+    assert found._remembered.cache_info().currsize == protection.KEPT
 
 
 def test_the_command_says_what_a_caller_may_do_and_which_section_decides(tmp_path: Path) -> None:

@@ -1,11 +1,14 @@
 """Locations: images whose data stays at a URL, named by a request of its own or by a patch, and read only once it was verified."""
 
+import contextlib
 import hashlib
 import http.client
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +49,11 @@ def add(ikon: Ikon, image_id: str, url: Any, who: Persona = MEMBER, **more: Any)
     return ikon.post(f"/v2/images/{image_id}/locations", {"url": url} | more, who=who)
 
 
-def tasks(ikon: Ikon, image_id: str) -> list[dict[str, Any]]:
+def tasks(ikon: Ikon, image_id: str, who: Persona = MEMBER) -> list[dict[str, Any]]:
     """The image's tasks, once all have ended."""
     end = time.monotonic() + PATIENCE_S
     while True:
-        found = list(ikon.get(f"/v2/images/{image_id}/tasks").json["tasks"])
+        found = list(ikon.get(f"/v2/images/{image_id}/tasks", who=who).json["tasks"])
         if found and all(task["status"] in ("success", "failure") for task in found):
             return found
         assert time.monotonic() < end, found
@@ -460,6 +463,25 @@ def test_what_comes_from_a_store_goes_on_from_a_store_where_the_source_has_chang
     assert ikon.download(image_id, query="?prefer=web").body == DATA
 
 
+def test_nobody_is_asked_any_more_for_a_patch_that_was_refused(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as slow, socket.create_server(("127.0.0.1", 0)) as wrong:
+        ports = [server.getsockname()[1] for server in (slow, wrong)]
+        egress = {"allowed_networks": ["127.0.0.1/32"], "allowed_ports": ports}
+        with Ikon(tmp_path, stores={"one": {}, "web": {"type": "http"}}, egress=egress, show_locations=True) as server:
+            image_id = str(server.create()["id"])
+            operations = [plus(f"http://127.0.0.1:{port}/x") for port in ports]
+            with ThreadPoolExecutor(1) as pool:
+                asked = pool.submit(patch, server, image_id, *operations)
+                (held, _), (refused, _) = slow.accept(), wrong.accept()
+                with held, refused:
+                    assert b"GET /x" in held.recv(4096)
+                    refused.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+                    assert asked.result(PATIENCE_S).status == 400
+                    held.settimeout(20)  # the store's read_s is longer
+                    with contextlib.suppress(ConnectionResetError):
+                        assert held.recv(1) == b""
+
+
 # Files that a service has put into a store
 
 
@@ -485,6 +507,15 @@ def test_a_service_hands_a_file_over_which_is_the_image_s_from_then_on(ikon: Iko
     assert hand_over(ikon, str(ikon.create()["id"]), url).status == 409
     assert ikon.delete(image_id).status == 204
     assert not path.exists()
+
+
+def test_where_a_store_lies_on_the_server_is_told_to_services_and_administrators(ikon: Ikon) -> None:
+    image_id, (_, url) = str(ikon.create()["id"]), put(ikon, "told")
+    assert hand_over(ikon, image_id, url).status == 202
+
+    told = [tasks(ikon, image_id, who)[0]["input"].get("loc_url") for who in (ADMIN, INSIDER, MEMBER)]
+
+    assert told == [url, url, None]
 
 
 def test_a_file_that_is_refused_is_left_as_it_was(ikon: Ikon, shelf: Shelf) -> None:

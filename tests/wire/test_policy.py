@@ -15,7 +15,7 @@ RULES = {
     "get_image": "rule:context_is_admin or (role:reader and not 'yes':%(secret)s)",
     "publicize_image": "rule:context_is_admin or role:publisher",
     "tasks_api_access": "!",
-    "metadef_admin": "role:librarian",
+    "metadef_admin": "role:librarian or (role:author and project_id:%(project_id)s)",
     "get_metadef_namespace": "rule:context_is_admin or (role:reader and 'public':%(visibility)s and not 'secret':%(description)s)",
     "get_metadef_objects": "rule:metadef_admin",
 }
@@ -99,3 +99,18 @@ def test_namespaces_that_a_rule_hides_are_in_no_list_and_pages_are_full_without_
     assert [each["namespace"] for each in first["namespaces"] + second["namespaces"]][:3] == ["hide-6", "hide-3", "hide-0"]
     assert ikon.get(f"{N}/hide-1", who=someone()).status == 404
     assert ikon.get(f"{N}?marker=hide-1", who=someone()).status == 404
+
+
+def test_who_may_write_definitions_of_a_project_puts_none_into_another(ikon: Ikon) -> None:
+    author = someone("author,member,reader")
+    mine = f"{N}/of-{author.project}"
+    body = {"namespace": f"of-{author.project}", "visibility": "public"}
+
+    refused = ikon.post(N, body | {"owner": "victim"}, who=author)
+    assert (refused.status, "add_metadef_namespace" in refused.message) == (403, True)
+    assert ikon.post(N, body, who=author).status == 201
+    giving = json.dumps(body | {"owner": "victim"}).encode()
+    refused = ikon.call("PUT", mine, giving, who=author)
+    assert (refused.status, "modify_metadef_namespace" in refused.message) == (403, True)
+    assert ikon.get(mine, who=LIBRARIAN).json["owner"] == author.project
+    assert ikon.call("PUT", mine, giving, who=LIBRARIAN).json["owner"] == "victim"

@@ -120,7 +120,9 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def settings(cloud: Cloud, source: str) -> dict[str, Any]:
     port = int(source.rpartition(":")[2].partition("/")[0])
-    return cloud.settings() | {"egress": {"allowed_networks": ["127.0.0.2/32"], "allowed_ports": [port]}}
+    stores: dict[str, Any] = {"one": {}, "web": {"type": "http"}}
+    egress = {"allowed_networks": ["127.0.0.2/32"], "allowed_ports": [port]}
+    return cloud.settings() | {"egress": egress, "stores": stores, "show_locations": True}
 
 
 @pytest.fixture(scope="module")
@@ -292,6 +294,117 @@ def test_imported_data_has_to_be_what_was_signed(
     assert (task["status"], state(ikon, image, alice)[:2]) == ("success", ("active", len(DATA)))
 
 
+def locate(ikon: Ikon, image: str, url: str, who: dict[str, str]) -> Answer:
+    return ikon.post(f"/v2/images/{image}/locations", {"url": url}, who=who)
+
+
+def test_data_at_a_location_has_to_be_what_was_signed(
+    ikon: Ikon, alice: dict[str, str], signed: Callable[..., dict[str, str]], source: str
+) -> None:
+    good, tampered = new(ikon, alice, **signed(DATA)), new(ikon, alice, **signed(b"other"))
+
+    assert [locate(ikon, image, source, alice).status for image in (good, tampered)] == [202, 202]
+    tasks = [ended(ikon, image, alice) for image in (good, tampered)]
+
+    assert [task["status"] for task in tasks] == ["success", "failure"]
+    assert f"Signature verification failed for image {tampered}: " in tasks[1]["message"]
+    assert (state(ikon, good, alice)[:2], state(ikon, tampered, alice)) == (("active", len(DATA)), ("queued", None, None))
+    assert ikon.get(f"/v2/images/{good}/file", who=alice).body == DATA
+    assert ikon.get(f"/v2/images/{tampered}/file", who=alice).status == 204
+    cause = ikon.get(f"/ikon/v1/images/{tampered}/timeline", who=alice).json["now"]["cause"]
+    assert "the data is not what was signed" in cause
+
+
+def test_a_location_that_was_refused_for_its_signature_can_be_named_again_with_the_right_one(
+    ikon: Ikon, alice: dict[str, str], signed: Callable[..., dict[str, str]], source: str
+) -> None:
+    image = new(ikon, alice, **signed(b"other"))
+    assert (locate(ikon, image, source, alice).status, ended(ikon, image, alice)["status"]) == (202, "failure")
+    assert ikon.patch(image, [{"op": "replace", "path": f"/{SIGNATURE}", "value": signed(DATA)[SIGNATURE]}], who=alice).status == 200
+
+    assert locate(ikon, image, source, alice).status == 202
+    assert (ended(ikon, image, alice)["status"], state(ikon, image, alice)[0]) == ("success", "active")
+
+
+@pytest.mark.parametrize("name", ["all but one missing", "bob's certificate"])
+def test_a_location_of_an_image_whose_signature_can_never_be_verified_is_a_400(
+    ikon: Ikon, alice: dict[str, str], signed: Callable[..., dict[str, str]], kept: dict[str, str], source: str, name: str
+) -> None:
+    changes, said = WRONG[name]
+    image = new(ikon, alice, **{key: kept.get(value, value) for key, value in (signed(DATA) | changes).items() if value is not None})
+
+    answer = locate(ikon, image, source, alice)
+
+    assert (answer.status, said in answer.message) == (400, True), answer
+    assert (state(ikon, image, alice), ikon.get(f"/v2/images/{image}/tasks", who=alice).json["tasks"]) == (("queued", None, None), [])
+
+
+def test_an_image_that_has_data_takes_no_location_whatever_its_signature_is_by_now(
+    ikon: Ikon, alice: dict[str, str], signed: Callable[..., dict[str, str]], source: str
+) -> None:
+    image = new(ikon, alice, **signed(DATA))
+    assert send(ikon, image, DATA, alice).status == 204
+    assert ikon.patch(image, [{"op": "replace", "path": f"/{CERTIFICATE}", "value": UNUSED_ID}], who=alice).status == 200
+
+    assert locate(ikon, image, source, alice).status == 409
+
+
+def test_a_patch_gives_a_signed_image_no_location_before_its_data_was_looked_at_and_others_afterwards(
+    ikon: Ikon, alice: dict[str, str], signed: Callable[..., dict[str, str]], source: str
+) -> None:
+    def plus(url: str) -> dict[str, Any]:
+        return {"op": "add", "path": "/locations/-", "value": {"url": url, "metadata": {}}}
+
+    image, plain = new(ikon, alice, **signed(DATA)), new(ikon, alice)
+    signing = [{"op": "add", "path": f"/{name}", "value": value} for name, value in signed(DATA).items()]
+
+    for refused, operations in ((image, [plus(source)]), (plain, [*signing, plus(source)]), (plain, [plus(source), *signing])):
+        answer = ikon.patch(refused, operations, who=alice)
+        assert (answer.status, "add the location by a request of its own" in answer.message) == (400, True), answer
+        record = ikon.get(f"/v2/images/{refused}", who=alice).json
+        assert (record["status"], record["locations"], record["size"]) == ("queued", [], None)
+    assert (locate(ikon, image, source, alice).status, ended(ikon, image, alice)["status"]) == (202, "success")
+    assert ikon.patch(image, [plus(f"{source}?again")], who=alice).status == 200
+    assert (ended(ikon, image, alice)["status"], state(ikon, image, alice)[0]) == ("success", "active")
+
+
+def test_properties_that_are_changed_while_a_location_is_looked_at_prove_nothing(
+    settings: dict[str, Any], alice: dict[str, str], signed: Callable[..., dict[str, str]], source: str, tmp_path: Path
+) -> None:
+    idle = Ikon(tmp_path, **settings | {"jobs": {"slots": 0}})
+    with idle:
+        images = [new(idle, alice, **fields) for fields in (signed(DATA), {})]
+        for image in images:
+            assert locate(idle, image, source, alice).status == 202
+            change = [{"op": "add", "path": f"/{SIGNATURE}", "value": "c2lnbmF0dXJl"}]
+            assert idle.patch(image, change, who=alice).status == 200
+        idle.stop()
+        idle.config.write_text(idle.config.read_text().replace("slots = 0", "slots = 4"))
+        idle.start()
+
+        tasks = [ended(idle, image, alice) for image in images]
+
+        assert [(task["status"], SIGNATURE in task["message"]) for task in tasks] == [("failure", True)] * 2
+        assert [state(idle, image, alice) for image in images] == [("queued", None, None)] * 2
+
+
+def test_of_several_key_managers_the_one_of_the_service_s_own_region_is_asked(
+    settings: dict[str, Any], cloud: Cloud, alice: dict[str, str], signed: Callable[..., dict[str, str]], tmp_path: Path
+) -> None:
+    admin = {"X-Auth-Token": cloud.token("admin")}
+    [service] = cloud.call("GET", "/services?type=key-manager", headers=admin)[0]["services"]
+    cloud.call("POST", "/regions", {"region": {"id": "Aside"}}, admin)
+    away = {"interface": "public", "url": "http://127.0.0.1:9", "service_id": service["id"], "region_id": "Aside"}
+    endpoint = cloud.call("POST", "/endpoints", {"endpoint": away}, admin)[0]["endpoint"]["id"]
+    try:
+        for region, status in (("RegionOne", 204), ("Aside", 503)):
+            with Ikon(tmp_path / region, **settings | {"keystone": settings["keystone"] | {"region": region}}) as server:
+                answer = send(server, new(server, alice, **signed(DATA)), DATA, alice)
+                assert answer.status == status, (region, answer)
+    finally:
+        cloud.call("DELETE", f"/endpoints/{endpoint}", headers=admin)
+
+
 def test_a_posted_task_is_held_to_its_signature_and_one_that_can_never_be_verified_makes_no_image(
     ikon: Ikon, cloud: Cloud, barbican: KeyManager, signed: Callable[..., dict[str, str]], source: str
 ) -> None:
@@ -308,6 +421,8 @@ def test_a_posted_task_is_held_to_its_signature_and_one_that_can_never_be_verifi
     assert (refused.status, CERTIFICATE in refused.message, ikon.ids("?name=alice's%20certificate", who=admin)) == (400, True, [])
     assert [ended(ikon, answer.json["image_id"], admin)["status"] for answer in (good, bad)] == ["success", "failure"]
     assert [state(ikon, answer.json["image_id"], admin)[0] for answer in (good, bad)] == ["active", "queued"]
+    made = [answer.json["image_id"] for answer in (good, bad)]
+    eventually(lambda: not [path for path in files(ikon) if "/staging/" in path and any(image in path for image in made)], 60)
 
 
 def test_properties_that_are_changed_while_the_data_comes_prove_nothing(
