@@ -6,8 +6,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .PHONY: help install run check test full conformance journey bench docs lint format clean
 
-# files of tests side by side, one for each processor
-PYTEST = .venv/bin/python -m pytest -n auto --dist loadfile
+# files of tests side by side, one more than processors: many wait for something
+PYTEST = .venv/bin/python -m pytest -n $(shell echo $$(($$(nproc) + 1))) --dist loadfile
 ARGS ?=
 PYTEST_ARGS ?=
 

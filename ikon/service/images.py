@@ -209,7 +209,7 @@ def _delete(conn: Connection, ctx: Context, image_id: str, keep_ms: int) -> list
         jobs.cancel(conn, image.importing.job)
     images.delete(conn, image)
     was = {"was": image.status, "owner": image.owner} | ({"text": f"kept in the trash for {keep_ms // 1000} s"} if kept else {})
-    image = msgspec.structs.replace(image, version=image.version + 1, importing=Importing())
+    image = msgspec.structs.replace(image, version=image.version + 1, importing=Importing(known=image.importing.known))
     if kept:
         trash.put(conn, image, keep_ms)
     events.add(conn, ctx, "image.delete", image, msgspec.json.encode(was).decode())

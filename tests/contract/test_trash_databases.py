@@ -291,6 +291,7 @@ async def test_a_store_that_is_down_is_asked_now_and_then_and_others_go_on(kit: 
     kit = with_settings(kit, trash=Trash())
     monkeypatch.setattr(intake, "INLINE_S", 1.0)
     monkeypatch.setattr(rests, "REST_S", (600.0, 600.0))  # longer than the rest of this takes on any machine
+    monkeypatch.setattr(intake, "BACK_OFF_S", (600, 600))
     asked = []
     delete = kit.stores["one"].delete
 

@@ -9,6 +9,8 @@ from types import TracebackType
 from typing import Self
 
 BLOCK = 1 << 16
+#: What a connection sends that changes something; drivers end what sets one up with a COMMIT too.
+CHANGE = re.compile(rb"INSERT|UPDATE|DELETE")
 
 
 class Proxy:
@@ -59,8 +61,9 @@ class Proxy:
             _break(*self._pairs.pop())
 
     def cut_at(self, words: bytes, *, answered: bool) -> threading.Event:
-        """Break the next connection whose client sends what the regular expression matches; returns an event that tells when.
+        """Break the next connection whose client sends what the regular expression matches, after it has begun to change something.
 
+        Returns an event that tells when.
         answered: the server gets the words, and the connection breaks in place of its answer. Otherwise the server never sees them.
         """
         self._cut_at_word = threading.Event()
@@ -84,9 +87,9 @@ class Proxy:
                 continue
             server.settimeout(None)
             self._pairs.append((client, server))
-            doomed = threading.Event()  # the server's next words must not arrive
-            threading.Thread(target=self._pump, args=(client, server, lambda data, d=doomed: self._asked(data, d)), daemon=True).start()
-            threading.Thread(target=self._pump, args=(server, client, lambda data, d=doomed: not d.is_set()), daemon=True).start()
+            link = _Link()
+            threading.Thread(target=self._pump, args=(client, server, lambda data, of=link: self._asked(data, of)), daemon=True).start()
+            threading.Thread(target=self._pump, args=(server, client, lambda data, of=link: not of.doomed), daemon=True).start()
 
     def _pump(self, source: socket.socket, target: socket.socket, passes: Callable[[bytes], bool]) -> None:
         with suppress(OSError):
@@ -98,13 +101,20 @@ class Proxy:
                 target.sendall(data)
         _break(source, target)
 
-    def _asked(self, data: bytes, doomed: threading.Event) -> bool:
+    def _asked(self, data: bytes, link: "_Link") -> bool:
         """Whether what the client sent goes on to the server."""
-        if self._word is None or not self._word.search(data):
+        link.changes = link.changes or CHANGE.search(data) is not None
+        if self._word is None or not link.changes or not self._word.search(data):
             return True
         self._word = None
-        doomed.set()
+        link.doomed = True
         return self._answered
+
+
+class _Link:
+    """A connection. changes: it has begun to change something. doomed: the server's next words must not arrive."""
+
+    changes = doomed = False
 
 
 def _break(*sockets: socket.socket) -> None:

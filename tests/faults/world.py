@@ -385,7 +385,7 @@ def read_head(sock: socket.socket) -> bytes:
     return received.partition(b"\r\n\r\n")[2]
 
 
-def eventually(what: Callable[[], Any], within_s: float = MENDED_S) -> Any:
+def eventually(what: Callable[[], Any], within_s: float = PATIENCE_S) -> Any:
     """What a look finds, as soon as it finds something."""
     began = time.monotonic()
     while not (found := what()):

@@ -4,13 +4,13 @@ import contextlib
 import fcntl
 import sqlite3
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.faults.world import eventually
 from tests.wire.server import ADMIN, BYTES, MEMBER, Ikon
 
 pytestmark = pytest.mark.slow
@@ -38,15 +38,6 @@ def turn_taken(ikon: Ikon) -> Iterator[None]:
     with (Path(ikon.directory) / "data/run/convert.0").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         yield
-
-
-def eventually(what: Callable[[], Any]) -> Any:
-    """What a look finds, as soon as it finds something."""
-    end = time.monotonic() + 60
-    while not (found := what()):
-        assert time.monotonic() < end, "not within 60 s"
-        time.sleep(0.02)
-    return found
 
 
 def job(ikon: Ikon, image: str) -> dict[str, Any]:

@@ -3,15 +3,15 @@
 import contextlib
 import socket
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
+from tests.faults.world import eventually
 from tests.services.servers import free_port
 from tests.wire.server import ADMIN, BYTES, MEMBER, READER, STRANGER, Answer, Ikon, Persona, someone
 
@@ -26,15 +26,6 @@ SETTINGS = {
 }
 JOBS = "/ikon/v1/jobs"
 DATA = b"data that is staged " * 10_000  # 200,000 bytes
-
-
-def eventually(what: Callable[[], Any]) -> Any:
-    """What a look finds, as soon as it finds something."""
-    end = time.monotonic() + 30
-    while not (found := what()):
-        assert time.monotonic() < end, "not within 30 s"
-        time.sleep(0.02)
-    return found
 
 
 def staged(ikon: Ikon, who: Persona, data: bytes = DATA, **fields: Any) -> str:

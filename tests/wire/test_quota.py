@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.faults.world import eventually
 from tests.unit.cli.run import ikon as command
 from tests.wire.server import ADMIN, BYTES, NOBODY, Answer, Ikon, Persona, someone
 from tests.wire.test_keystone import PROJECTS, SECRET, Cloud, by, cloud
@@ -326,7 +327,7 @@ def test_limits_of_keystone_are_not_set_here(following: Ikon, limited: Limited) 
     done = quota(following, "set", limited.project, "--images", "9")
 
     assert (done.returncode, "Limits are set in Keystone" in done.stderr) == (1, True)
-    assert quota(following, "show", limited.project).stdout.splitlines()[2] == "images:       0/2"
+    eventually(lambda: quota(following, "show", limited.project).stdout.splitlines()[2] == "images:       0/2")  # by what Keystone says
 
 
 def test_the_glance_client_shows_usage(following: Ikon, limited: Limited, alice: dict[str, str], cloud: Cloud) -> None:

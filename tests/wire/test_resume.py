@@ -3,15 +3,14 @@
 import contextlib
 import hashlib
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.faults.world import noise
+from tests.faults.world import eventually, noise
 from tests.services.servers import free_port
 from tests.wire.server import ADMIN, MEMBER, STRANGER, Ikon, Persona, someone
 
@@ -93,15 +92,6 @@ def ikon(tmp_path_factory: pytest.TempPathFactory, served: Source) -> Iterator[I
     with Ikon(tmp_path_factory.mktemp("resume"), **settings) as server:
         yield server
         assert server.unforeseen() == []
-
-
-def eventually(what: Callable[[], Any]) -> Any:
-    """What a look finds, as soon as it finds something."""
-    end = time.monotonic() + 60
-    while not (found := what()):
-        assert time.monotonic() < end, "not within 60 s"
-        time.sleep(0.02)
-    return found
 
 
 def jobs(ikon: Ikon, image: str) -> list[dict[str, Any]]:
