@@ -270,7 +270,7 @@ def users(journey: Journey) -> None:
     step, name, saved = journey.step, journey.name("users"), journey.work / "users.qcow2"
     folder = journey.work / "users"
     folder.mkdir()
-    passwords = {who: secrets.token_urlsafe(12) for who in ("alice", "ruth", "bob", "olga")}
+    passwords = {who: secrets.token_hex(12) for who in ("alice", "ruth", "bob", "olga")}
 
     with own_ikon(folder, "--identity", "users") as endpoint:
 
@@ -301,7 +301,7 @@ def users(journey: Journey) -> None:
             expect("403" in journey.refused(*client("ruth"), "delete", image), "the answer is no 403")
         with step("ikon user passwd alice: the old password is refused at once, the new one serves"):
             old = client("alice")
-            passwords["alice"] = secrets.token_urlsafe(12)
+            passwords["alice"] = secrets.token_hex(12)
             ikon_user(journey, folder, "passwd", "alice", "--password-stdin", password=passwords["alice"])
             expect("401" in journey.refused(*old, "list"), "the answer is no 401")
             same("alice's list", listed("alice"), [image])
@@ -398,7 +398,7 @@ def two_projects(journey: Journey) -> None:
 
 def party(journey: Journey, endpoint: str, folder: Path, user: str, project: str) -> Party:
     """A new user of a project, and the clients as that user calls them."""
-    password = secrets.token_urlsafe(12)
+    password = secrets.token_hex(12)
     ikon_user(journey, folder, "add", user, "--project", project, "--role", "member", "--password-stdin", password=password)
     basic = ["--os-auth-type", "http_basic", "--os-username", user, "--os-password", password, "--os-endpoint", endpoint]
     inside = endpoint.replace("http://", f"http://{user}:{password}@")

@@ -190,7 +190,7 @@ def follow(ikon: Ikon, seed: int, calls: int) -> Counter[str]:
 def test_each_answer_about_definitions_is_the_one_that_the_model_gives(
     request: pytest.FixtureRequest, tmp_path: Path, capsys: pytest.CaptureFixture[str], database: str
 ) -> None:
-    with on_database(tmp_path, request.getfixturevalue(database)) as ikon:
+    with on_database(tmp_path, request.getfixturevalue(database), metadefs={"catalogue": False}) as ikon:
         counts = follow(ikon, SEED, CALLS)
         assert (ikon.stop(), ikon.unforeseen()) == (0, [])
     with capsys.disabled():
@@ -200,6 +200,6 @@ def test_each_answer_about_definitions_is_the_one_that_the_model_gives(
 @pytest.mark.full
 @pytest.mark.parametrize("seed", range(3))
 def test_each_answer_about_definitions_is_the_one_that_the_model_gives_for_long(tmp_path: Path, seed: int) -> None:
-    with Ikon(tmp_path) as ikon:
+    with Ikon(tmp_path, metadefs={"catalogue": False}) as ikon:
         follow(ikon, seed, LONG)
         assert (ikon.stop(), ikon.unforeseen()) == (0, [])

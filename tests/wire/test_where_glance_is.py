@@ -23,7 +23,7 @@ CLIENTS = ROOT / ".venv-clients/bin"
 DATA = noise(1_500_000)
 JSON = {"Content-Type": "application/json"}
 #: What differs in a record that is made anew.
-MADE_ANEW = ("created_at", "updated_at", "stores")
+MADE_ANEW = ("created_at", "updated_at", "stores", "os_glance_importing_to_stores", "os_glance_failed_import")
 #: `rabbitmqctl` as it is on the broker's machine.
 RABBITMQCTL = """#!/bin/bash
 export HOME={directory} RABBITMQ_NODENAME=ikon{port}@localhost ERL_EPMD_ADDRESS=127.0.0.1 ERL_EPMD_PORT={epmd} LANG=C.UTF-8
