@@ -1,0 +1,1 @@
+"""The chapters of the journey, and what they are told with."""
