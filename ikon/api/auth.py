@@ -34,7 +34,7 @@ READING = frozenset(("GET", "HEAD", "OPTIONS"))
 class Identity:
     """Establishes callers as the setting `identity` says."""
 
-    def __init__(self, kit: Kit) -> None:
+    def __init__(self, kit: Kit, proxies: Proxies) -> None:
         self._kit, settings = kit, kit.settings
         self._mode = settings.identity
         self._anywhere = settings.none_beyond_loopback
@@ -43,7 +43,7 @@ class Identity:
         challenges = {"users": CHALLENGE, "keystone": {"WWW-Authenticate": f'Keystone uri="{uri}"'}}
         self._challenge = challenges.get(settings.identity)
         self._service_roles = frozenset(role.lower() for role in settings.keystone.service_roles)
-        self._proxies = Proxies(settings)
+        self._proxies = proxies
 
     async def context(self, request: Request, request_id: str) -> Context:
         """The caller of one request. Raises Unauthenticated, Forbidden, HeadersTooLarge, TooManyTries, Busy, IdentityDown."""

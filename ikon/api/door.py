@@ -169,8 +169,9 @@ class Door:
 
     def __init__(self, kit: Kit) -> None:
         self._kit = kit
-        self._identity = Identity(kit)
-        self._address = PublicAddress(kit.settings, Proxies(kit.settings))
+        proxies = Proxies(kit.settings)
+        self._identity = Identity(kit, proxies)
+        self._address = PublicAddress(kit.settings, proxies)
         self._cors = Cors(kit.settings.cors.allowed_origins)
         self._tree = Tree(ROUTES)
 

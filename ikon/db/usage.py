@@ -182,18 +182,8 @@ def count(conn: Connection, project: str) -> Usage:
     return Usage(both - waiting, waiting, images, uploading)
 
 
-def is_known(conn: Connection, project: str) -> bool:
-    """Whether what a project holds is counted already."""
-    return _find(conn, project)[0] is not None
-
-
-def look(conn: Connection, project: str) -> tuple[Usage, OwnLimits]:
-    """What a project holds, and its own limits. Locks nothing."""
-    held, own = _find(conn, project)
-    return held or count(conn, project), own
-
-
-def _find(conn: Connection, project: str) -> tuple[Usage | None, OwnLimits]:
+def look(conn: Connection, project: str) -> tuple[Usage | None, OwnLimits]:
+    """What a project holds, None where that is not known, and its own limits. Locks nothing."""
     row = conn.execute(sa.select(*AMOUNTS, *OWN).where(t.c.project == project)).first()
     return _read(row) if row else (None, OwnLimits())
 
@@ -215,13 +205,13 @@ def projects(conn: Connection, after: str, limit: int) -> list[str]:
     return list(conn.execute(sa.select(t.c.project).where(t.c.project > after).order_by(t.c.project).limit(limit)).scalars())
 
 
-def mend(conn: Connection, project: str) -> Usage:
-    """Make a project's row what its images and copies add up to. Returns by how much it was wrong: nothing where that was not known."""
+def mend(conn: Connection, project: str) -> tuple[Usage, Usage]:
+    """Make a project's row what its images and copies add up to. Returns that, and the drift: none where it was not known."""
     held, _ = _lock(conn, project)
     total = count(conn, project)  # whoever changes one counts it before the commit, and so waits for this row or is counted
     if held != total:
         _set(conn, project, total)
-    return Usage() if held is None else total - held
+    return total, Usage() if held is None else total - held
 
 
 def doubt(conn: Connection) -> None:

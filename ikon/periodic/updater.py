@@ -24,7 +24,7 @@ async def recount(kit: Kit) -> Found:
     looked, mended, after = 0, 0, ""
     while kit.quotas.kept and (projects := await kit.db.read(usage.projects, after, BATCH)):
         for project in projects:
-            drift = await kit.db.write(usage.mend, project)
+            _, drift = await kit.db.write(usage.mend, project)
             if drift != Usage():
                 metrics.USAGE_DRIFT.inc(abs(drift.bytes) + abs(drift.staged_bytes))
                 log.get().warning("usage was wrong", project=project, by=str(msgspec.structs.asdict(drift)))

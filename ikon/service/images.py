@@ -170,8 +170,9 @@ def _update(
     _require_visibility(ctx, msgspec.structs.replace(changed, owner=image.owner), image.visibility)
     grew = changed.properties.keys() - image.properties.keys()
     tags = len(changed.tags) if changed.tags != image.tags else None
-    seen = len(protection.readable(ctx, changed.properties))  # a number that counts what the caller may not read would tell of it
-    check_counts(seen if grew else None, tags, (limits.properties, limits.tags))
+    # a number that counts what the caller may not read would tell of it
+    seen = len(protection.readable(ctx, changed.properties)) if grew else None
+    check_counts(seen, tags, (limits.properties, limits.tags))
     if then is not None:
         changed = then(conn, image, changed)
     saved = images.save(conn, image, changed)

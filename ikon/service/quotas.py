@@ -23,7 +23,7 @@ async def browse(kit: Kit, ctx: Context, after: str) -> list[Quota]:
     """
     _require(kit, ctx)
     found = await kit.db.read(usage.page, after, kit.settings.limits.page_max)
-    known = [(project, held or (await _look(kit, project))[0], own) for project, held, own in found]  # one by one: a sum may take long
+    known = [(project, held or await _counted(kit, project), own) for project, held, own in found]  # one by one: a sum may take long
     return [Quota(project, held, own, None if kit.quotas.elsewhere else own.over(kit.quotas.defaults)) for project, held, own in known]
 
 
@@ -52,9 +52,13 @@ async def unlimit(kit: Kit, ctx: Context, project: str) -> None:
 
 
 async def _look(kit: Kit, project: str) -> tuple[Usage, OwnLimits]:
-    if not await kit.db.read(usage.is_known, project):
-        await kit.db.write(usage.mend, project)  # or whoever looks again would have it counted again
-    return await kit.db.read(usage.look, project)
+    held, own = await kit.db.read(usage.look, project)
+    return held or await _counted(kit, project), own
+
+
+async def _counted(kit: Kit, project: str) -> Usage:
+    """What a project holds that is not known yet: kept, or whoever looks again would have it counted again."""
+    return (await kit.db.write(usage.mend, project))[0]
 
 
 async def _limits(kit: Kit, project: str, own: OwnLimits) -> Limits:

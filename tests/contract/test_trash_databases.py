@@ -480,7 +480,7 @@ async def test_a_recount_amid_uploads_and_deletions_finds_nothing_wrong(kit: Kit
     working = asyncio.gather(*(come_and_go() for _ in range(4)))
     drifts = []
     while not working.done():
-        drifts.append(await kit.db.write(usage.mend, "alpha"))
+        drifts.append((await kit.db.write(usage.mend, "alpha"))[1])
         await asyncio.sleep(0)
     await working
     assert len(drifts) > 1

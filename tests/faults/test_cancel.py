@@ -109,7 +109,7 @@ async def look(kit: Kit, image: str) -> str:
     return shown.status
 
 
-def charges(conn: Connection) -> tuple[Usage, Usage]:
+def charges(conn: Connection) -> tuple[Usage | None, Usage]:
     """What the project is charged with, and what its images and copies add up to."""
     return usage.look(conn, "p")[0], usage.count(conn, "p")
 

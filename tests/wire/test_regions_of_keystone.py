@@ -7,19 +7,16 @@ from typing import Any
 import pytest
 
 from tests.faults.world import eventually, noise
-from tests.services.servers import Server, free_port
+from tests.services.servers import free_port
 from tests.wire.server import UNUSED_ID, Answer, Ikon
-from tests.wire.test_keystone import Cloud, by
+from tests.wire.test_keystone import Cloud, by, cloud
 
 pytestmark = pytest.mark.slow
 
+__all__ = ["cloud"]  # a fixture
+
 DATA = noise(1_500_000)
 SECRET = {"IKON_SECRET": "s" * 32}
-
-
-@pytest.fixture(scope="module")
-def cloud(keystone: Server) -> Cloud:
-    return Cloud(keystone)
 
 
 @pytest.fixture(scope="module")
